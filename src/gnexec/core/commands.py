@@ -1,0 +1,266 @@
+"""What can be asked of the core, and what it answers.
+
+A command carries everything that its decision needs beside the world: checked values, random draws, and facts that were
+looked up under the append lock (`past`). The doors make commands; `gnexec.core.decide` answers them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from gnexec.core.events import Effort, HandedOut, Offer, PolicySet, Reported
+from gnexec.core.job import Job
+from gnexec.core.policy.matching import Obstacle
+from gnexec.core.terms import Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Facts about what has left the world, folded from its own entries.
+
+    Attributes:
+        hand_out: the closed hand-out that a job token names, or None.
+        noted: codes of refusals noted for it.
+        jobs: closed jobs by id.
+    """
+
+    hand_out: HandedOut | None = None
+    noted: frozenset[str] = frozenset()
+    jobs: dict[int, Job] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLog:
+    """Begin the log, or bring keys and policy up to what the operator set."""
+
+    origin: str
+    vkey: str
+    keys: dict[str, str]
+    policy: PolicySet
+
+
+@dataclass(frozen=True, slots=True)
+class EndOutage:
+    """A server starts; none was alive since `since_ms`."""
+
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lapse:
+    """Close what has lapsed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enrol:
+    """Admit a worker that proved to hold its key; repeating it tells anew what it offers.
+
+    Attributes:
+        draw: 16 random bytes for its id.
+        caps: salted digest (hexadecimal) of its description.
+    """
+
+    owner: str
+    x: str
+    kid: str
+    offer: Offer
+    caps: str
+    draw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """One job of a submission.
+
+    Attributes:
+        digest: job digest, hexadecimal. spec: salted digest of its specification.
+        force: make a new job even if the digest is known.
+        retry_failed: make a new job if the known one failed.
+    """
+
+    digest: str
+    spec: str
+    terms: Terms
+    force: bool = False
+    retry_failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Hand in jobs.
+
+    Attributes:
+        key: SHA-256 over owner and idempotency key, or None.
+        body: SHA-256 of the request.
+        known: newest job of each digest that exists in the project, open or closed.
+        repeated: (body, ids) of the submission that used the key before, or None.
+    """
+
+    owner: str
+    project: str
+    jobs: tuple[JobRequest, ...]
+    body: str
+    key: str | None = None
+    known: dict[str, Job] = field(default_factory=dict)
+    repeated: tuple[str, tuple[int, ...]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NextJobs:
+    """A worker asks for work.
+
+    Attributes:
+        n: attempts wanted, 1..64.
+        req: SHA-256 of the request's id, or None.
+        draw: 16 random bytes for the attempt id.
+    """
+
+    worker: str
+    owner: str
+    n: int
+    req: str | None
+    draw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A worker tells how a job goes, by a job token that was verified.
+
+    Attributes:
+        pairs: (job, attempt) pairs of the token.
+        job: the one it tells about.
+        exp_s: the token's expiry.
+    """
+
+    jti: str
+    pairs: tuple[tuple[int, int], ...]
+    job: int
+    effort: Effort
+    exp_s: int
+    past: Past = field(default_factory=Past)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A worker answers for attempts, by a job token and (secured) a statement that were verified.
+
+    Attributes:
+        answer: SHA-256 (hexadecimal) of the decoded claims.
+    """
+
+    jti: str
+    pairs: tuple[tuple[int, int], ...]
+    worker: str
+    results: tuple[Reported, ...]
+    statement: str | None
+    answer: str
+    exp_s: int
+    past: Past = field(default_factory=Past)
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """An owner wants jobs no longer; jobs that are decided already stay as they are."""
+
+    owner: str
+    jobs: tuple[int, ...]
+    past: Past = field(default_factory=Past)
+
+
+Command = OpenLog | EndOutage | Lapse | Enrol | Submit | NextJobs | Progress | Report | Cancel
+
+
+class Verdict(StrEnum):
+    """What a result is worth, as far as is known now."""
+
+    PENDING = "pending"
+    VALID = "valid"
+    INVALID = "invalid"
+    INCONCLUSIVE = "inconclusive"
+    TOO_LATE = "too_late"
+    UNNEEDED = "unneeded"
+    EQUIVOCATION = "equivocation"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Nothing to tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """The worker's id, and whether it is new."""
+
+    worker: str
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Job ids in the order of the request, and which of them are new."""
+
+    ids: tuple[int, ...]
+    created: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A hand-out, new or repeated, with its lease as it stands.
+
+    Attributes:
+        jobs: the jobs that are still open in it, as they are now.
+        at_ms: when it was handed out.
+    """
+
+    hand_out: HandedOut
+    jobs: tuple[tuple[Job, int], ...]
+    lease_until_ms: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoWork:
+    """Why there is none for this worker now."""
+
+    obstacles: tuple[Obstacle, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Directive:
+    """What the worker should do: go on, or stop for a reason."""
+
+    stop: bool
+    reason: str
+    lease_until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One result's verdict.
+
+    Attributes:
+        seq: log entry that holds the result, or -1 where it was refused.
+    """
+
+    job: int
+    attempt: int
+    verdict: Verdict
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """Verdicts in the order of the report."""
+
+    judged: tuple[Judged, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The jobs as they are after it."""
+
+    jobs: tuple[Job, ...]
+
+
+Answer = Done | Enrolled | Accepted | Work | NoWork | Directive | Verdicts | Cancelled

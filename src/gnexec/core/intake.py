@@ -1,0 +1,106 @@
+"""What comes in: jobs, their cancellation, and workers."""
+
+from __future__ import annotations
+
+from gnexec.core.commands import Accepted, Answer, Cancel, Cancelled, Enrol, Enrolled, Submit
+from gnexec.core.events import AnyEvent, JobState, JoinedJob, NewJob, OwnerWithdrew, Submitted, WorkerEnrolled
+from gnexec.core.job import Job, Withdraw, evolve
+from gnexec.core.terms import Terms, at_least_as_strict
+from gnexec.core.world import World
+from gnexec.errors import Refused
+from gnexec.ids import worker_id
+
+
+def submit(world: World, command: Submit) -> tuple[list[AnyEvent], Answer]:
+    """Take jobs in: a new id for what is new, the existing job for what is known.
+
+    Raises:
+        Refused: key_reused; invalid where no set of volunteers could ever reach the quorum.
+    """
+    if command.repeated is not None:
+        body, ids = command.repeated
+        if body != command.body:
+            raise Refused(
+                "key_reused",
+                "This idempotency key came with another request before.",
+                field="Idempotency-Key",
+                mend="Use a new key for a new request.",
+            )
+        return [], Accepted(ids, frozenset())
+    terms: dict[Terms, int] = {}
+    fresh: list[NewJob] = []
+    joined: list[JoinedJob] = []
+    seen: dict[str, int] = {}
+    for position, request in enumerate(command.jobs):
+        index = terms.setdefault(request.terms, len(terms))
+        existing = None if request.force else seen.get(request.digest)
+        known = command.known.get(request.digest)
+        if existing is None and known is not None and not request.force and _answers(known, request.terms):
+            failed = known.state is JobState.FAILED
+            existing = None if failed and request.retry_failed else known.id
+        if existing is None:
+            existing = world.next_job + len(fresh)
+            fresh.append(NewJob(request.digest, request.spec, index))
+        else:
+            joined.append(JoinedJob(position, existing, index))
+        seen[request.digest] = existing
+    event = Submitted(
+        first=world.next_job,
+        owner=command.owner,
+        project=command.project,
+        key=command.key,
+        body=command.body,
+        terms=list(terms),
+        jobs=fresh,
+        joined=joined,
+    )
+    return [event], Accepted(tuple(event.ids()), frozenset(range(event.first, event.first + len(fresh))))
+
+
+def cancel(world: World, command: Cancel) -> tuple[list[AnyEvent], Answer]:
+    """Withdraw an owner from jobs; the last owner's withdrawal cancels them.
+
+    Raises:
+        Refused: not_found for a job that is unknown or another's.
+    """
+    found: list[Job] = []
+    leaving: list[int] = []
+    for job_id in dict.fromkeys(command.jobs):
+        job = world.jobs.get(job_id) or command.past.jobs.get(job_id)
+        if job is None or command.owner not in (*job.owners, *job.former_owners):
+            raise Refused("not_found", f"There is no job {job_id} of yours.")
+        if job.decided or command.owner not in job.owners:
+            found.append(job)
+        else:
+            leaving.append(job_id)
+            found.append(evolve(job, Withdraw(command.owner, world.at_ms, world.size)))
+    events: list[AnyEvent] = [OwnerWithdrew(owner=command.owner, jobs=leaving)] if leaving else []
+    return events, Cancelled(tuple(found))
+
+
+def enrol(world: World, command: Enrol) -> tuple[list[AnyEvent], Answer]:
+    """Admit a worker, or take its new offer.
+
+    Raises:
+        Refused: conflict where the key is another owner's worker.
+    """
+    known = world.worker_by_kid.get(command.kid)
+    if known is not None and world.workers[known].owner != command.owner:
+        raise Refused(
+            "conflict",
+            "This key is enrolled for another owner.",
+            field="jwk",
+            mend="Make a new worker key, or enrol with the access token of its owner.",
+        )
+    worker = known or worker_id(command.draw)
+    event = WorkerEnrolled(
+        worker=worker, owner=command.owner, x=command.x, kid=command.kid, caps=command.caps, offer=command.offer
+    )
+    return [event], Enrolled(worker, known is None)
+
+
+def _answers(known: Job, asked: Terms) -> bool:
+    if known.state is JobState.CANCELLED:
+        return False
+    return not known.decided or at_least_as_strict(known.terms, asked)
+

@@ -1,0 +1,479 @@
+"""A job's state machine, as one table, and `evolve`: everything that changes a job is in this file.
+
+A job's record is frozen; `evolve(job, step)` returns the next one, or raises `IllegalTransition` and changes nothing.
+A step is what an event means for one job: `steps(event, seq, at_ms)` takes an event apart, for live use and for replay
+alike. Which jobs are open, and for whom, is `gnexec.core.world`'s; what ought to happen is `gnexec.core.decide`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, assert_never
+
+import msgspec
+
+from gnexec.core.events import (
+    AnyEvent,
+    AttemptsLapsed,
+    AttemptState,
+    Compared,
+    HandedOut,
+    JobDecided,
+    JobState,
+    Outcome,
+    OwnerWithdrew,
+    Reported,
+    ResultsReported,
+    Submitted,
+)
+from gnexec.core.terms import Terms
+from gnexec.errors import IllegalTransition
+
+BLAMELESS: Final = frozenset({"preempted", "stopped"})
+"""Limits of an outcome that are no fault of the job: the volunteer, or the server, stopped it."""
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One hand-out of a job to one worker.
+
+    Attributes:
+        number: 1.., the fencing number.
+        owner: the owner its result counts for.
+        ended_ms: when it was closed; 0 while open.
+        answer: identity of the worker's answer, 32 bytes; b"" without one.
+        canon: what is compared, 32 bytes; None unless it exited 0.
+        outs: digest of its manifest, 32 bytes, or None.
+        seq: log entry of its report, or -1.
+    """
+
+    number: int
+    jti: str
+    worker: str
+    owner: str
+    started_ms: int
+    state: AttemptState = AttemptState.OPEN
+    ended_ms: int = 0
+    answer: bytes = b""
+    outcome: Outcome | None = None
+    canon: bytes | None = None
+    outs: bytes | None = None
+    wall_ms: int = 0
+    cpu_ms: int = 0
+    peak_rss_bytes: int = 0
+    seq: int = -1
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A job, folded from its events.
+
+    Attributes:
+        digest: the job digest, 32 bytes. spec: salted digest of its specification, 32 bytes.
+        owners: who wants it; never empty unless cancelled. former_owners: who withdrew; may still read it.
+        attempts: by number: attempts[n - 1] is attempt n.
+        comparisons: (a, b, equal) for pairs of attempt numbers.
+        canonical: attempt number of the accepted result, or None.
+        decided_seq: log entry of the newest decision, or -1.
+    """
+
+    id: int
+    digest: bytes
+    spec: bytes
+    terms: Terms
+    project: str
+    owners: tuple[str, ...]
+    submitted_ms: int
+    seq: int
+    former_owners: tuple[str, ...] = ()
+    state: JobState = JobState.QUEUED
+    attempts: tuple[Attempt, ...] = ()
+    comparisons: tuple[tuple[int, int, bool], ...] = ()
+    revision: int = 0
+    canonical: int | None = None
+    reason: str = ""
+    decided_ms: int = 0
+    decided_seq: int = -1
+
+    @property
+    def decided(self) -> bool:
+        """Whether nothing more is wanted: succeeded, failed or cancelled."""
+        return self.state not in (JobState.QUEUED, JobState.RUNNING)
+
+    @property
+    def open_attempts(self) -> int:
+        """Number of attempts that may still be answered."""
+        return sum(a.state is AttemptState.OPEN for a in self.attempts)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it may leave the world: decided, and no attempt is open."""
+        return self.decided and self.open_attempts == 0
+
+    def attempt(self, number: int) -> Attempt | None:
+        """Return the attempt with that number, or None."""
+        return self.attempts[number - 1] if 1 <= number <= len(self.attempts) else None
+
+
+class Trigger(StrEnum):
+    """What can happen to a job, as far as its state is concerned."""
+
+    JOIN = "join"
+    START = "start"
+    COMPARE = "compare"
+    END = "end"
+    """An attempt ended; others are open."""
+    DRAIN = "drain"
+    """The last open attempt ended."""
+    SUCCEED = "succeed"
+    FAIL = "fail"
+    WITHDRAW = "withdraw"
+    """An owner left; others remain."""
+    CANCEL = "cancel"
+    """The last owner left."""
+
+
+_Q, _R, _S, _F, _C = JobState.QUEUED, JobState.RUNNING, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED
+_T = Trigger
+
+TRANSITIONS: Final[dict[tuple[JobState, Trigger], JobState]] = {
+    (_Q, _T.JOIN): _Q,
+    (_R, _T.JOIN): _R,
+    (_S, _T.JOIN): _S,
+    (_F, _T.JOIN): _F,
+    (_Q, _T.START): _R,
+    (_R, _T.START): _R,
+    (_R, _T.COMPARE): _R,
+    (_Q, _T.COMPARE): _Q,
+    (_S, _T.COMPARE): _S,
+    (_F, _T.COMPARE): _F,
+    (_R, _T.END): _R,
+    (_R, _T.DRAIN): _Q,
+    (_S, _T.END): _S,
+    (_S, _T.DRAIN): _S,
+    (_F, _T.END): _F,
+    (_F, _T.DRAIN): _F,
+    (_C, _T.END): _C,
+    (_C, _T.DRAIN): _C,
+    (_Q, _T.SUCCEED): _S,
+    (_R, _T.SUCCEED): _S,
+    (_Q, _T.FAIL): _F,
+    (_R, _T.FAIL): _F,
+    (_Q, _T.WITHDRAW): _Q,
+    (_R, _T.WITHDRAW): _R,
+    (_Q, _T.CANCEL): _C,
+    (_R, _T.CANCEL): _C,
+}
+"""The whole machine: what is not in this table cannot happen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """The job was handed in."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Someone else, or someone again, wants the same; the stricter redundancy holds."""
+
+    owner: str
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """An attempt was handed out."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A worker answered for an attempt."""
+
+    result: Reported
+    answer: bytes
+    at_ms: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lapse:
+    """An attempt ended without an answer."""
+
+    attempt: int
+    outcome: AttemptState
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """Two results were compared."""
+
+    a: int
+    b: int
+    equal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Decide:
+    """The job was decided."""
+
+    event: JobDecided
+    at_ms: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """An owner wants it no longer."""
+
+    owner: str
+    at_ms: int
+    seq: int
+
+
+Step = Create | Join | Start | Report | Lapse | Compare | Decide | Withdraw
+
+
+def steps(event: AnyEvent, seq: int, at_ms: int) -> Iterator[tuple[int, Step]]:
+    """Take an event apart into what it means for each job: (job id, step), in order."""
+    match event:
+        case Submitted():
+            yield from _submitted(event, seq, at_ms)
+        case HandedOut():
+            for job, number in event.jobs:
+                yield (
+                    job,
+                    Start(
+                        Attempt(
+                            number=number, jti=event.jti, worker=event.worker, owner=event.owner, started_ms=at_ms
+                        )
+                    ),
+                )
+        case ResultsReported():
+            answer = bytes.fromhex(event.answer)
+            for result in event.results:
+                yield result.job, Report(result, answer, at_ms, seq)
+        case Compared():
+            yield event.job, Compare(event.a, event.b, event.equal)
+        case JobDecided():
+            yield event.job, Decide(event, at_ms, seq)
+        case AttemptsLapsed():
+            for end in event.ends:
+                yield end.job, Lapse(end.attempt, end.outcome, at_ms)
+        case OwnerWithdrew():
+            for job in event.jobs:
+                yield job, Withdraw(event.owner, at_ms, seq)
+        case _:
+            return
+
+
+def _submitted(event: Submitted, seq: int, at_ms: int) -> Iterator[tuple[int, Step]]:
+    owners = (event.owner,)
+    for offset, row in enumerate(event.jobs):
+        job = event.first + offset
+        yield (
+            job,
+            Create(
+                Job(
+                    id=job,
+                    digest=bytes.fromhex(row.digest),
+                    spec=bytes.fromhex(row.spec),
+                    terms=event.terms[row.terms],
+                    project=event.project,
+                    owners=owners,
+                    submitted_ms=at_ms,
+                    seq=seq,
+                )
+            ),
+        )
+    for joined in event.joined:
+        yield joined.job, Join(event.owner, event.terms[joined.terms])
+
+
+def evolve(job: Job | None, step: Step) -> Job:
+    """Return the job after `step`; the same for live operation and for replay.
+
+    Args:
+        job: the job before, or None only for `Create`.
+        step: one of the steps of `steps`.
+
+    Raises:
+        IllegalTransition: the step does not fit; `job` is as it was.
+    """
+    if isinstance(step, Create):
+        if job is not None:
+            raise IllegalTransition(f"job {job.id} was handed in twice")
+        return step.job
+    if job is None:
+        raise IllegalTransition(f"{type(step).__name__} for a job that does not exist")
+    match step:
+        case Join():
+            return _join(job, step)
+        case Start():
+            if step.attempt.number != len(job.attempts) + 1:
+                raise IllegalTransition(f"job {job.id}: attempt {step.attempt.number} is not the next one")
+            return msgspec.structs.replace(
+                job, state=_next(job, Trigger.START), attempts=(*job.attempts, step.attempt)
+            )
+        case Report():
+            return _report(job, step)
+        case Lapse():
+            attempt = _open(job, step.attempt)
+            return _end(job, msgspec.structs.replace(attempt, state=step.outcome, ended_ms=step.at_ms))
+        case Compare():
+            return _compare(job, step)
+        case Decide():
+            return _decide(job, step)
+        case Withdraw():
+            return _withdraw(job, step)
+        case _:
+            assert_never(step)
+
+
+def fold(job_id: int, events: Iterable[tuple[int, int, AnyEvent]]) -> Job | None:
+    """Fold one job from (seq, at_ms, event) triples, in order; events about other jobs do no harm."""
+    job: Job | None = None
+    for seq, at_ms, event in events:
+        for about, step in steps(event, seq, at_ms):
+            if about == job_id:
+                job = evolve(job, step)
+    return job
+
+
+def outcome_state(job: Job, outcome: Outcome) -> AttemptState:
+    """Return how an attempt of `job` ends when its worker reports `outcome` now."""
+    if job.state is JobState.CANCELLED:
+        return AttemptState.CANCELLED
+    if job.decided:
+        return AttemptState.UNNEEDED
+    if outcome.limit in BLAMELESS:
+        return AttemptState.PREEMPTED
+    return AttemptState.SUCCEEDED if outcome.text == "success" else AttemptState.FAILED
+
+
+def stricter(a: Terms, b: Terms) -> Terms:
+    """Return `a` with the larger of each redundancy number and the higher priority of the two."""
+    if a is b or a == b:
+        return a
+    both = a.redundancy, b.redundancy
+    return msgspec.structs.replace(
+        a,
+        priority=max(a.priority, b.priority),
+        redundancy=msgspec.structs.replace(
+            a.redundancy,
+            replicas=max(r.replicas for r in both),
+            quorum=max(r.quorum for r in both),
+            max_attempts=max(r.max_attempts for r in both),
+            max_failures=max(r.max_failures for r in both),
+        ),
+    )
+
+
+def _next(job: Job, trigger: Trigger) -> JobState:
+    try:
+        return TRANSITIONS[job.state, trigger]
+    except KeyError:
+        raise IllegalTransition(f"job {job.id} is {job.state}: {trigger} is not possible") from None
+
+
+def _open(job: Job, number: int) -> Attempt:
+    attempt = job.attempt(number)
+    if attempt is None:
+        raise IllegalTransition(f"job {job.id} has no attempt {number}")
+    if attempt.state is not AttemptState.OPEN:
+        raise IllegalTransition(f"job {job.id}: attempt {number} is {attempt.state} already")
+    return attempt
+
+
+def _end(job: Job, ended: Attempt) -> Job:
+    index = ended.number - 1
+    attempts = (*job.attempts[:index], ended, *job.attempts[index + 1 :])
+    still_open = any(a.state is AttemptState.OPEN for a in attempts)
+    return msgspec.structs.replace(
+        job, state=_next(job, Trigger.END if still_open else Trigger.DRAIN), attempts=attempts
+    )
+
+
+def _join(job: Job, step: Join) -> Job:
+    return msgspec.structs.replace(
+        job,
+        state=_next(job, Trigger.JOIN),
+        owners=job.owners if step.owner in job.owners else (*job.owners, step.owner),
+        former_owners=tuple(o for o in job.former_owners if o != step.owner),
+        terms=job.terms if job.decided else stricter(job.terms, step.terms),
+    )
+
+
+def _report(job: Job, step: Report) -> Job:
+    result = step.result
+    attempt = _open(job, result.attempt)
+    return _end(
+        job,
+        msgspec.structs.replace(
+            attempt,
+            state=outcome_state(job, result.outcome),
+            ended_ms=step.at_ms,
+            answer=step.answer,
+            outcome=result.outcome,
+            canon=bytes.fromhex(result.canon) if result.canon is not None else None,
+            outs=bytes.fromhex(result.outs) if result.outs is not None else None,
+            wall_ms=result.wall_ms,
+            cpu_ms=result.cpu_ms,
+            peak_rss_bytes=result.peak_rss_bytes,
+            seq=step.seq,
+        ),
+    )
+
+
+def _compare(job: Job, step: Compare) -> Job:
+    for number in (step.a, step.b):
+        attempt = job.attempt(number)
+        if attempt is None or attempt.state is not AttemptState.SUCCEEDED:
+            raise IllegalTransition(f"job {job.id}: attempt {number} has no result to compare")
+    return msgspec.structs.replace(
+        job,
+        state=_next(job, Trigger.COMPARE),
+        comparisons=(*job.comparisons, (step.a, step.b, step.equal)),
+    )
+
+
+def _decide(job: Job, step: Decide) -> Job:
+    event = step.event
+    if event.revision != job.revision + 1:
+        raise IllegalTransition(f"job {job.id}: revision {event.revision} does not follow {job.revision}")
+    trigger = Trigger.SUCCEED if event.state is JobState.SUCCEEDED else Trigger.FAIL
+    if (event.canonical is not None) != (trigger is Trigger.SUCCEED):
+        raise IllegalTransition(f"job {job.id}: a decision has a canonical result if and only if it is a success")
+    return msgspec.structs.replace(
+        job,
+        state=_next(job, trigger),
+        revision=event.revision,
+        canonical=event.canonical,
+        reason=event.reason,
+        decided_ms=step.at_ms,
+        decided_seq=step.seq,
+    )
+
+
+def _withdraw(job: Job, step: Withdraw) -> Job:
+    if step.owner not in job.owners:
+        raise IllegalTransition(f"job {job.id}: {step.owner} is not one of its owners")
+    owners = tuple(o for o in job.owners if o != step.owner)
+    former = (*job.former_owners, step.owner)
+    if owners:
+        return msgspec.structs.replace(
+            job, state=_next(job, Trigger.WITHDRAW), owners=owners, former_owners=former
+        )
+    return msgspec.structs.replace(
+        job,
+        state=_next(job, Trigger.CANCEL),
+        owners=(),
+        former_owners=former,
+        reason="cancelled",
+        decided_ms=step.at_ms,
+        decided_seq=step.seq,
+    )

@@ -1,0 +1,90 @@
+"""Which jobs a worker may be given, which of them first, and why there was none.
+
+A job goes to a worker that offers what it needs and whose owner may still have a say on it. The line order is that of
+`gnexec.core.ready`: higher priority first, then older. An empty hand always has reasons (FEATURES.md N-2).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import islice
+
+from gnexec.core.events import Offer
+from gnexec.core.ready import LineKey
+from gnexec.core.terms import Needs
+from gnexec.core.world import World, WorkerRecord
+from gnexec.ids import ANONYMOUS
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """One reason why a worker gets nothing.
+
+    Attributes:
+        code: no_work, quota, owner_has_it, cores, memory_bytes, disk_bytes.
+        jobs: number of waiting jobs that it keeps from this worker.
+        detail: a sentence.
+    """
+
+    code: str
+    jobs: int
+    detail: str
+
+
+def unmet(needs: Needs, offer: Offer | None) -> str | None:
+    """Name the first need that `offer` does not meet, or None; a worker that made no offer meets all."""
+    if offer is None:
+        return None
+    for field in ("cores", "memory_bytes", "disk_bytes"):
+        if getattr(needs, field) > getattr(offer, field):
+            return field
+    return None
+
+
+def obstacle(key: LineKey, worker: WorkerRecord, owner: str) -> str | None:
+    """Name what keeps the jobs of a line from a worker, or None."""
+    if owner in key.excluded:
+        return "owner_has_it"
+    return unmet(key.terms.needs, worker.offer)
+
+
+def choose(world: World, worker: WorkerRecord, owner: str, n: int) -> list[int]:
+    """Choose up to `n` jobs for a worker: eligible, best first.
+
+    Args:
+        world: is only read.
+        worker: who asks.
+        owner: for whom its results count.
+        n: 1..64.
+
+    Returns:
+        Job ids, at most n, and at most what its quota of open attempts leaves.
+    """
+    room = n if worker.id == ANONYMOUS else min(n, world.policy.max_open - worker.open)
+    if room <= 0:
+        return []
+    return list(islice(world.ready.best_first(lambda key: obstacle(key, worker, owner) is None), room))
+
+
+def explain(world: World, worker: WorkerRecord, owner: str) -> tuple[Obstacle, ...]:
+    """Say why `choose` gives this worker nothing (or would give it less); at least one reason."""
+    if worker.id != ANONYMOUS and worker.open >= world.policy.max_open:
+        return (
+            Obstacle("quota", 0, f"You hold {worker.open} attempts; {world.policy.max_open} are allowed at a time."),
+        )
+    kept: Counter[str] = Counter()
+    for key in world.ready.lines():
+        code = obstacle(key, worker, owner)
+        if code is not None:
+            kept[code] += sum(1 for _ in world.ready.jobs(key))
+    found = tuple(Obstacle(code, jobs, _SENTENCES[code].format(jobs=jobs)) for code, jobs in kept.items() if jobs)
+    return found or (Obstacle("no_work", 0, "No job is waiting for a worker."),)
+
+
+_SENTENCES = {
+    "owner_has_it": "{jobs} waiting jobs need a result of another owner than you.",
+    "cores": "{jobs} waiting jobs need more cores than you offer.",
+    "memory_bytes": "{jobs} waiting jobs need more memory than you offer.",
+    "disk_bytes": "{jobs} waiting jobs need more disk than you offer.",
+}

@@ -1,0 +1,92 @@
+"""The queue of jobs that need attempts, so that finding the next one does not walk over all of them.
+
+Jobs that the same workers may run stand in one line: same terms, same owners excluded. A line is ordered by job id
+(first come, first served); among lines the higher priority goes first, then the older job. A line may hold ids that
+have left it in the meantime: whether an id still belongs is asked of the job itself, and stale ones are dropped when
+they reach the front.
+
+This is an index of the world: it holds no truth of its own, and can be rebuilt from the jobs.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from gnexec.core.terms import Terms
+
+
+class LineKey(NamedTuple):
+    """What the jobs of a line have in common."""
+
+    terms: Terms
+    excluded: frozenset[str]
+
+
+class Ready:
+    """Lines of job ids, by `LineKey`."""
+
+    def __init__(self, still: Callable[[int, LineKey], bool]) -> None:
+        """Begin empty.
+
+        Args:
+            still: tells whether a job still belongs in a line.
+        """
+        self._still = still
+        self._lines: dict[LineKey, array[int]] = {}
+
+    def add(self, job: int, key: LineKey) -> None:
+        """Put a job into its line; harmless if it stands there already."""
+        line = self._lines.get(key)
+        if line is None:
+            self._lines[key] = array("q", (job,))
+        elif line[-1] < job:
+            line.append(job)
+        elif line[bisect_left(line, job)] != job:
+            insort(line, job)
+
+    def trim(self, key: LineKey) -> None:
+        """Drop the jobs at the front of a line that no longer belong there."""
+        line = self._lines.get(key)
+        if line is None:
+            return
+        gone = 0
+        for job in line:
+            if self._still(job, key):
+                break
+            gone += 1
+        if gone == len(line):
+            del self._lines[key]
+        elif gone:
+            del line[:gone]
+
+    def lines(self) -> list[LineKey]:
+        """Return the keys of all lines."""
+        return list(self._lines)
+
+    def jobs(self, key: LineKey) -> Iterator[int]:
+        """Yield the jobs that stand in a line, oldest first."""
+        return (job for job in self._lines.get(key, ()) if self._still(job, key))
+
+    def best_first(self, eligible: Callable[[LineKey], bool]) -> Iterator[int]:
+        """Yield jobs of the eligible lines: higher priority first, then older.
+
+        The lines must not change while this is read.
+        """
+        by_priority: dict[int, list[LineKey]] = {}
+        for key in self._lines:
+            if eligible(key):
+                by_priority.setdefault(key.terms.priority, []).append(key)
+        for priority in sorted(by_priority, reverse=True):
+            yield from _merge([self.jobs(key) for key in by_priority[priority]])
+
+    def __len__(self) -> int:
+        """Return an upper bound of the jobs in all lines."""
+        return sum(map(len, self._lines.values()))
+
+
+def _merge(streams: list[Iterator[int]]) -> Iterator[int]:
+    return streams[0] if len(streams) == 1 else heapq.merge(*streams)

@@ -1,0 +1,44 @@
+"""Under which keys an entry can be found again.
+
+What has left the world is read by folding its own entries. These keys say which entries those are; the store keeps
+(key, seq) pairs beside the log, a cache that `gnexec log replay` rebuilds with this same function.
+"""
+
+from __future__ import annotations
+
+from gnexec.core.events import AnyEvent, Equivocated, LeaseExtended, RefusalNoted, Submitted
+from gnexec.core.job import steps
+
+
+def job_key(job: int) -> bytes:
+    """Key of all entries about a job; keys of consecutive jobs are consecutive."""
+    return b"j" + job.to_bytes(8, "big")
+
+
+def digest_key(project: str, digest: str) -> bytes:
+    """Key of the submissions that made a job of this digest in this project."""
+    return b"d" + bytes.fromhex(digest)[:16] + project.encode()
+
+
+def idempotency_key(key: str) -> bytes:
+    """Key of the submission that used an idempotency key.
+
+    Args:
+        key: SHA-256 (hexadecimal) over owner and key.
+    """
+    return b"k" + bytes.fromhex(key)[:16]
+
+
+def refs(event: AnyEvent) -> set[bytes]:
+    """Return the keys under which `event` is filed."""
+    keys = {job_key(job) for job, _ in steps(event, 0, 0)}
+    match event:
+        case Submitted():
+            keys.update(digest_key(event.project, row.digest) for row in event.jobs)
+            if event.key is not None:
+                keys.add(idempotency_key(event.key))
+        case LeaseExtended() | RefusalNoted() | Equivocated():
+            keys.add(job_key(event.job))
+        case _:
+            pass
+    return keys

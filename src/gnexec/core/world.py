@@ -1,0 +1,338 @@
+"""The world: everything that decisions look at, folded from the log.
+
+One mutable fold with a single `apply`. It holds open work, open hand-outs, workers' records, programs' statistics and the
+few indexes that rules need; a job leaves it once it is decided and no attempt is open, and is then read by folding its
+own entries. It can be thrown away at any time and folded anew; nothing else may change it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from typing import Final, assert_never
+
+import msgspec
+
+from gnexec.core.events import (
+    AnyEvent,
+    AttemptsLapsed,
+    AttemptState,
+    Compared,
+    Effort,
+    Equivocated,
+    HandedOut,
+    JobDecided,
+    JobState,
+    KeyAdded,
+    LeaseExtended,
+    LogOpened,
+    Offer,
+    OutageEnded,
+    OwnerWithdrew,
+    PolicySet,
+    RefusalNoted,
+    ResultsReported,
+    Submitted,
+    WorkerEnrolled,
+)
+from gnexec.core.job import Create, Job, Lapse, Report, Step, evolve, steps
+from gnexec.core.policy.prediction import Statistics
+from gnexec.core.policy.redundancy import excluded_owners, replicas_needed
+from gnexec.core.ready import LineKey, Ready
+from gnexec.core.terms import Terms
+from gnexec.errors import IllegalTransition
+
+DEFAULT_POLICY: Final = PolicySet(lease_s=300, grace_s=60, max_open=256, distinct_owners=True)
+
+
+class HandOut(msgspec.Struct, frozen=True, kw_only=True):
+    """An open hand-out: some of its attempts are open.
+
+    Attributes:
+        event: as it was handed out.
+        lease_until_ms: as extended since.
+        open: (job, attempt) pairs that are still open.
+        efforts: what each job had shown when the lease was last extended for it.
+        contacted: whether the worker was heard of since.
+        noted: codes of refusals that were noted for it.
+    """
+
+    event: HandedOut
+    lease_until_ms: int
+    open: frozenset[tuple[int, int]]
+    efforts: dict[int, Effort] = {}
+    contacted: bool = False
+    noted: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class WorkerRecord:
+    """A worker, and how it has done.
+
+    Attributes:
+        x: its public key, base64url; "" for the anonymous worker of open mode.
+        offer: what it offers, or None where it did not say.
+        tally: number of its attempts by outcome, and of its equivocations.
+        open: number of attempts it holds.
+        last_ms: time of its last entry.
+    """
+
+    id: str
+    owner: str
+    x: str
+    kid: str
+    offer: Offer | None
+    tally: dict[str, int] = field(default_factory=dict)
+    open: int = 0
+    last_ms: int = 0
+
+    def count(self, what: str) -> None:
+        """Add one to a tally."""
+        self.tally[what] = self.tally.get(what, 0) + 1
+
+
+class World:
+    """The fold of a log from its first entry to `size`."""
+
+    def __init__(self) -> None:
+        """Begin before the first entry."""
+        self.size = 0
+        self.at_ms = 0
+        self.origin = ""
+        self.vkey = ""
+        self.policy = DEFAULT_POLICY
+        self.keys: dict[str, str] = {}
+        self.next_job = 1
+        self.jobs: dict[int, Job] = {}
+        self.hand_outs: dict[str, HandOut] = {}
+        self.requests: dict[tuple[str, str], str] = {}
+        self.workers: dict[str, WorkerRecord] = {}
+        self.worker_by_kid: dict[str, str] = {}
+        self.statistics: dict[str, Statistics] = {}
+        self.decided: dict[str, int] = {}
+        self.ready = Ready(self._belongs)
+        self._terms: dict[Terms, Terms] = {}
+        self._leases: list[tuple[int, str]] = []
+
+    def apply(self, event: AnyEvent, at_ms: int) -> None:
+        """Take the next entry into account.
+
+        Args:
+            event: the entry's event; its seq is the world's `size`.
+            at_ms: the entry's time, not before the last one's.
+
+        Raises:
+            IllegalTransition: the event does not fit. The world may then be half changed: throw it away.
+        """
+        if at_ms < self.at_ms:
+            msg = f"time goes back from {self.at_ms} to {at_ms}"
+            raise IllegalTransition(msg)
+        if (self.size == 0) != isinstance(event, LogOpened):
+            msg = "a log is opened by its first entry, and only by that"
+            raise IllegalTransition(msg)
+        seq, self.size, self.at_ms = self.size, self.size + 1, at_ms
+        self._before(event, at_ms)
+        for job_id, step in steps(event, seq, at_ms):
+            self._step(job_id, step)
+        self._forget_stale_leases()
+
+    def due(self, at_ms: int) -> list[str]:
+        """Return the hand-outs whose lease has passed at `at_ms`, in order of their leases; changes nothing."""
+        if not self._leases or self._leases[0][0] >= at_ms:
+            return []
+        return [
+            jti
+            for until, jti in sorted(lease for lease in self._leases if lease[0] < at_ms)
+            if (hand_out := self.hand_outs.get(jti)) is not None and hand_out.lease_until_ms == until
+        ]
+
+    def next_lease_ms(self) -> int | None:
+        """Return when the next lease may pass, or None while nothing is handed out."""
+        return self._leases[0][0] if self._leases else None
+
+    def line_of(self, job: Job) -> LineKey:
+        """Return the line of the queue that `job` stands in while it needs attempts."""
+        return LineKey(job.terms, excluded_owners(job, distinct_owners=self.policy.distinct_owners))
+
+    def needed(self, job: Job) -> int:
+        """Return how many attempts `job` needs now."""
+        return replicas_needed(job, distinct_owners=self.policy.distinct_owners)
+
+    def worker(self, worker_id: str, owner: str = "") -> WorkerRecord:
+        """Return a worker's record, made on first sight (the anonymous worker is never enrolled)."""
+        record = self.workers.get(worker_id)
+        if record is None:
+            record = self.workers[worker_id] = WorkerRecord(worker_id, owner, "", "", None)
+        return record
+
+    # What an event means beyond single jobs.
+
+    def _before(self, event: AnyEvent, at_ms: int) -> None:
+        match event:
+            case LogOpened():
+                self.origin, self.vkey = event.origin, event.vkey
+            case KeyAdded():
+                self.keys[event.kid] = event.x
+            case PolicySet():
+                self._set_policy(event)
+            case WorkerEnrolled():
+                self._enrol(event, at_ms)
+            case Submitted():
+                if event.first != self.next_job:
+                    msg = f"jobs begin at {event.first} instead of {self.next_job}"
+                    raise IllegalTransition(msg)
+                self.next_job += len(event.jobs)
+            case HandedOut():
+                self._hand_out(event, at_ms)
+            case LeaseExtended():
+                self._extend(event, at_ms)
+            case OutageEnded():
+                self._outage(event)
+            case RefusalNoted():
+                hand_out = self.hand_outs.get(event.jti)
+                if hand_out is not None:
+                    self._keep(msgspec.structs.replace(hand_out, noted=hand_out.noted | {event.code}))
+            case Equivocated():
+                self.worker(event.worker).count("equivocated")
+            case ResultsReported():
+                self.worker(event.worker).last_ms = at_ms
+                hand_out = self.hand_outs.get(event.jti)
+                if hand_out is not None:
+                    self._keep(msgspec.structs.replace(hand_out, contacted=True))
+            case Compared() | JobDecided() | AttemptsLapsed() | OwnerWithdrew():
+                pass
+            case _:
+                assert_never(event)
+
+    def _forget_stale_leases(self) -> None:
+        while self._leases and self._stale(self._leases[0]):
+            heapq.heappop(self._leases)
+
+    def _set_policy(self, event: PolicySet) -> None:
+        self.policy = event
+        self.ready = Ready(self._belongs)
+        for job in self.jobs.values():
+            if self.needed(job):
+                self.ready.add(job.id, self.line_of(job))
+
+    def _enrol(self, event: WorkerEnrolled, at_ms: int) -> None:
+        record = self.workers.get(event.worker)
+        if record is not None and (record.owner, record.kid) != (event.owner, event.kid):
+            msg = f"worker {event.worker} changes its owner or key"
+            raise IllegalTransition(msg)
+        if self.worker_by_kid.setdefault(event.kid, event.worker) != event.worker:
+            msg = f"the key of worker {event.worker} belongs to another"
+            raise IllegalTransition(msg)
+        if record is None:
+            record = self.workers[event.worker] = WorkerRecord(event.worker, event.owner, event.x, event.kid, None)
+        record.offer, record.last_ms = event.offer, at_ms
+
+    def _hand_out(self, event: HandedOut, at_ms: int) -> None:
+        if event.jti in self.hand_outs:
+            msg = f"hand-out {event.jti} exists"
+            raise IllegalTransition(msg)
+        self._keep(
+            HandOut(
+                event=event,
+                lease_until_ms=event.lease_until_ms,
+                open=frozenset((job, number) for job, number in event.jobs),
+            )
+        )
+        if event.req is not None:
+            self.requests[event.worker, event.req] = event.jti
+        record = self.worker(event.worker, event.owner)
+        record.open += len(event.jobs)
+        record.last_ms = at_ms
+
+    def _extend(self, event: LeaseExtended, at_ms: int) -> None:
+        hand_out = self.hand_outs.get(event.jti)
+        if hand_out is None or not hand_out.lease_until_ms <= event.lease_until_ms <= hand_out.event.exp_s * 1000:
+            msg = f"the lease of {event.jti} cannot be set to {event.lease_until_ms}"
+            raise IllegalTransition(msg)
+        self.worker(hand_out.event.worker).last_ms = at_ms
+        self._keep(
+            msgspec.structs.replace(
+                hand_out,
+                lease_until_ms=event.lease_until_ms,
+                efforts={**hand_out.efforts, event.job: event.effort},
+                contacted=True,
+            )
+        )
+
+    def _outage(self, event: OutageEnded) -> None:
+        length = event.until_ms - event.since_ms
+        for hand_out in list(self.hand_outs.values()):
+            if hand_out.lease_until_ms >= event.since_ms:
+                until = max(hand_out.lease_until_ms, min(hand_out.lease_until_ms + length, hand_out.event.exp_s * 1000))
+                self._keep(msgspec.structs.replace(hand_out, lease_until_ms=until))
+
+    def _keep(self, hand_out: HandOut) -> None:
+        """Replace a hand-out, and note a lease that is new."""
+        jti = hand_out.event.jti
+        before = self.hand_outs.get(jti)
+        self.hand_outs[jti] = hand_out
+        if before is None or before.lease_until_ms != hand_out.lease_until_ms:
+            heapq.heappush(self._leases, (hand_out.lease_until_ms, jti))
+
+    def _stale(self, lease: tuple[int, str]) -> bool:
+        hand_out = self.hand_outs.get(lease[1])
+        return hand_out is None or hand_out.lease_until_ms != lease[0]
+
+    # What a step means for one job and the indexes over it.
+
+    def _step(self, job_id: int, step: Step) -> None:
+        before = self.jobs.get(job_id)
+        if before is None and not isinstance(step, Create):
+            return  # A closed job: whoever reads it folds its own entries, this one included.
+        after = evolve(before, step)
+        if isinstance(step, Create) or after.terms is not (before and before.terms):
+            after = self._intern(after)
+        self.jobs[job_id] = after
+        if isinstance(step, Report | Lapse):
+            number = step.result.attempt if isinstance(step, Report) else step.attempt
+            self._ended(after, number)
+        self._requeue(before, after)
+        if after.decided and not (before and before.decided):
+            self.decided[after.state] = self.decided.get(after.state, 0) + 1
+        if after.closed:
+            del self.jobs[job_id]
+
+    def _ended(self, job: Job, number: int) -> None:
+        attempt = job.attempts[number - 1]
+        record = self.worker(attempt.worker, attempt.owner)
+        record.open -= 1
+        record.count(attempt.state)
+        if attempt.state is AttemptState.SUCCEEDED:
+            program = job.terms.program
+            self.statistics[program] = self.statistics.get(program, Statistics()).add(attempt.wall_ms)
+        hand_out = self.hand_outs.get(attempt.jti)
+        if hand_out is None:
+            return
+        still = hand_out.open - {(job.id, number)}
+        if still:
+            self._keep(msgspec.structs.replace(hand_out, open=still))
+        else:
+            del self.hand_outs[attempt.jti]
+            if hand_out.event.req is not None:
+                self.requests.pop((hand_out.event.worker, hand_out.event.req), None)
+
+    def _requeue(self, before: Job | None, after: Job) -> None:
+        old = self.line_of(before) if before is not None and self.needed(before) else None
+        new = self.line_of(after) if self.needed(after) else None
+        if new is not None and new != old:
+            self.ready.add(after.id, new)
+        if old is not None and new != old:
+            self.ready.trim(old)
+
+    def _belongs(self, job_id: int, key: LineKey) -> bool:
+        job = self.jobs.get(job_id)
+        return job is not None and self.needed(job) > 0 and self.line_of(job) == key
+
+    def _intern(self, job: Job) -> Job:
+        terms = self._terms.setdefault(job.terms, job.terms)
+        return job if terms is job.terms else msgspec.structs.replace(job, terms=terms)
+
+
+def queued(world: World) -> int:
+    """Count the open jobs that wait for a worker."""
+    return sum(job.state is JobState.QUEUED for job in world.jobs.values())

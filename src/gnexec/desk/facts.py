@@ -1,0 +1,109 @@
+"""Facts that a decision needs and the world no longer holds, looked up under the append lock.
+
+A closed job, a closed hand-out, the job of a digest, the request of an idempotency key: each is found by its own entries
+and folded from them. Entries that the running batch has decided but not yet appended count too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from gnexec.core.commands import Cancel, Command, Past, Progress, Report, Submit
+from gnexec.core.events import AnyEvent, HandedOut, RefusalNoted, Submitted
+from gnexec.core.job import Job, fold
+from gnexec.core.refs import digest_key, idempotency_key, job_key, refs
+from gnexec.core.world import World
+from gnexec.store.contract import Entry, Reader
+from gnexec.wire import decode_event, decode_leaf
+
+Told = tuple[int, int, AnyEvent]
+"""(seq, at_ms, event)."""
+
+
+def read(seq: int, entry: Entry) -> Told:
+    """Read an entry that the store gave."""
+    return seq, decode_leaf(entry.leaf).at, decode_event(entry.payload)
+
+
+class Facts:
+    """Looks things up in the store, and in what the running batch has decided."""
+
+    def __init__(self, reader: Reader, world: World) -> None:
+        """Begin with nothing pending.
+
+        Args:
+            reader: the open batch, or the store itself where nothing is being decided.
+            world: folded to the batch's head, pending events included.
+        """
+        self._reader = reader
+        self._world = world
+        self._pending: dict[bytes, list[Told]] = {}
+
+    def note(self, told: Told) -> None:
+        """Count an event that is decided but not yet appended."""
+        for key in refs(told[2]):
+            self._pending.setdefault(key, []).append(told)
+
+    def story(self, key: bytes) -> list[Told]:
+        """Return everything filed under `key`, in order."""
+        return [read(seq, entry) for seq, entry in self._reader.story(key)] + self._pending.get(key, [])
+
+    def job(self, job_id: int) -> Job | None:
+        """Return a job, open or closed, or None if there never was one."""
+        if not 1 <= job_id < self._world.next_job:
+            return None
+        return self._world.jobs.get(job_id) or fold(job_id, self.story(job_key(job_id)))
+
+    def with_facts(self, command: Command) -> Command:
+        """Return the command with the facts that its decision needs."""
+        match command:
+            case Submit():
+                return replace(command, known=self._known(command), repeated=self._repeated(command))
+            case Progress():
+                return replace(command, past=self._past(command.jti, command.pairs, [command.job]))
+            case Report():
+                return replace(command, past=self._past(command.jti, command.pairs, [r.job for r in command.results]))
+            case Cancel():
+                return replace(command, past=Past(jobs=self._closed(command.jobs)))
+            case _:
+                return command
+
+    def _closed(self, jobs: Iterable[int]) -> dict[int, Job]:
+        wanted = [job for job in jobs if job not in self._world.jobs]
+        return {job: found for job in wanted if (found := self.job(job)) is not None}
+
+    def _past(self, jti: str, pairs: tuple[tuple[int, int], ...], jobs: Iterable[int]) -> Past:
+        closed = self._closed(jobs)
+        if jti in self._world.hand_outs:
+            return Past(jobs=closed)
+        hand_out: HandedOut | None = None
+        noted: set[str] = set()
+        for _, _, event in self.story(job_key(pairs[0][0])):
+            if isinstance(event, HandedOut) and event.jti == jti:
+                hand_out = event
+            elif isinstance(event, RefusalNoted) and event.jti == jti:
+                noted.add(event.code)
+        return Past(hand_out, frozenset(noted), closed)
+
+    def _known(self, command: Submit) -> dict[str, Job]:
+        known: dict[str, Job] = {}
+        for digest in {request.digest for request in command.jobs if not request.force}:
+            newest = 0
+            for _, _, event in self.story(digest_key(command.project, digest)):
+                if isinstance(event, Submitted):
+                    newest = max(
+                        event.first + i for i, row in enumerate(event.jobs) if row.digest == digest
+                    )
+            job = self.job(newest) if newest else None
+            if job is not None:
+                known[digest] = job
+        return known
+
+    def _repeated(self, command: Submit) -> tuple[str, tuple[int, ...]] | None:
+        if command.key is None:
+            return None
+        for _, _, event in self.story(idempotency_key(command.key)):
+            if isinstance(event, Submitted):
+                return event.body, tuple(event.ids())
+        return None
