@@ -15,7 +15,7 @@ help:
 	@echo 'make demo    map a trait over real workers, and check the log'
 	@echo 'make test    everything that must hold: style, types, tests against the wheel, the wheel elsewhere, documentation'
 	@echo 'make lint    style only            make types   types only'
-	@echo 'make docs    build docs/_build     make bench   measure this machine'
+	@echo 'make docs    into build/docs     make bench   measure this machine'
 	@echo 'make clean   remove what make made'
 
 demo: $(VENV)/.gnexec
@@ -31,11 +31,11 @@ lint types: $(VENV)/.tox
 	$(TOX) -e $@
 
 docs: $(VENV)/.tox
-	$(TOX) -e docs -- docs/_build
-	@echo 'Open docs/_build/index.html'
+	$(TOX) -e docs -- build/docs
+	@echo 'Open build/docs/index.html'
 
 clean:
-	rm -rf $(VENV) .tox dist build docs/_build .hypothesis .mypy_cache .pytest_cache .ruff_cache demo-out
+	rm -rf $(VENV) .tox dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache demo-out
 	find src tests alembic docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

@@ -13,7 +13,6 @@ project_copyright = f"{author}, {_metadata['license']}"
 version = release = _metadata["version"]
 
 extensions = ["myst_parser"]
-exclude_patterns = ["_build"]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 

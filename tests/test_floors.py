@@ -28,6 +28,7 @@ FLOORS: Final[dict[str, int]] = {
     "tlog": 1,
     "tokens": 1,
     "wire": 1,
+    "shapes": 1,
     "store": 2,
     "keys": 2,
     "settings": 2,

@@ -7,6 +7,7 @@ Who is to act tells the branches apart:
 - `CorruptLog`: the log contradicts itself. Fatal, never retried; names the first bad seq.
 - `StoreAway`: the store does not answer, or it is unknown whether it committed. Try again later.
 - `BadConfiguration`: the operator is to act; raised before anything is served.
+- `ServerUnreachable`, `StrangeAnswer`: a client's view of a server that is away, or that is none.
 
 This module does no formatting for HTTP or for terminals: the doors do.
 """
@@ -114,3 +115,21 @@ class StoreAway(GnexecError):
 
 class BadConfiguration(GnexecError):
     """The operator is to act: settings, keys, schema or files are not usable."""
+
+
+class ServerUnreachable(GnexecError):
+    """A server does not answer, or what stands before it says that it is away. Try again later.
+
+    Attributes:
+        url: the address that was asked.
+        reason: what went wrong, without an end mark.
+    """
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"The server at {url} cannot be reached: {reason}.")
+        self.url = url
+        self.reason = reason
+
+
+class StrangeAnswer(GnexecError):
+    """What answered at a server's address is no gnexec server, or one that this program does not understand."""

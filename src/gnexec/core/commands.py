@@ -13,6 +13,7 @@ from gnexec.core.events import Effort, HandedOut, Offer, PolicySet, Reported
 from gnexec.core.job import Job
 from gnexec.core.policy.matching import Obstacle
 from gnexec.core.terms import Terms
+from gnexec.errors import Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +21,10 @@ class Past:
     """Facts about what has left the world, folded from its own entries.
 
     Attributes:
-        hand_out: the closed hand-out that a job token names, or None.
-        noted: codes of refusals noted for it.
+        noted: codes of refusals noted for the closed hand-out that a job token names.
         jobs: closed jobs by id.
     """
 
-    hand_out: HandedOut | None = None
     noted: frozenset[str] = frozenset()
     jobs: dict[int, Job] = field(default_factory=dict)
 
@@ -111,6 +110,7 @@ class NextJobs:
     """A worker asks for work.
 
     Attributes:
+        owner: for whom it is enrolled.
         n: attempts wanted, 1..64.
         req: SHA-256 of the request's id, or None.
         draw: 16 random bytes for the attempt id.
@@ -147,6 +147,8 @@ class Report:
 
     Attributes:
         answer: SHA-256 (hexadecimal) of the decoded claims.
+        digests: job digest (hexadecimal) by job, as the statement has it.
+        flaws: what is wrong with a job's outputs; refused with only if the result would be taken.
     """
 
     jti: str
@@ -156,6 +158,8 @@ class Report:
     statement: str | None
     answer: str
     exp_s: int
+    digests: dict[int, str] = field(default_factory=dict)
+    flaws: dict[int, Refused] = field(default_factory=dict)
     past: Past = field(default_factory=Past)
 
 

@@ -61,7 +61,7 @@ def decide(world: World, command: Command, at_ms: int) -> Decided:
         case Submit():
             return intake.submit(world, command)
         case Cancel():
-            return intake.cancel(world, command)
+            return intake.cancel(world, command, at_ms)
         case NextJobs():
             return handout.next_jobs(world, command, at_ms)
         case Progress():

@@ -16,11 +16,12 @@ from gnexec.core.events import (
     LeaseExtended,
     OutageEnded,
 )
-from gnexec.core.job import Job, evolve, steps
+from gnexec.core.job import Job, evolve
 from gnexec.core.judge import settle
 from gnexec.core.policy.matching import choose, explain
 from gnexec.core.policy.prediction import attempt_ms
-from gnexec.core.world import HandOut, World
+from gnexec.core.steps import steps
+from gnexec.core.world import HandOut, WorkerRecord, World
 from gnexec.errors import Refused
 from gnexec.ids import attempt_id
 
@@ -29,12 +30,16 @@ LONGEST_S: Final = 365 * 24 * 3600
 
 
 def next_jobs(world: World, command: NextJobs, at_ms: int) -> tuple[list[AnyEvent], Answer]:
-    """Hand out up to n attempts, as one event; a repeated request gets the same ones again."""
+    """Hand out up to n attempts, as one event; a repeated request gets the same ones again.
+
+    Raises:
+        Refused: unknown_key for a worker that is not enrolled, or not for that owner.
+    """
     if command.req is not None:
         jti = world.requests.get((command.worker, command.req))
         if jti is not None:
             return [], _again(world, world.hand_outs[jti])
-    record = world.worker(command.worker, command.owner)
+    record = asking(world, command.worker, command.owner)
     owner = record.owner
     jti = attempt_id(command.draw)
     if not world.policy.distinct_owners:
@@ -55,9 +60,23 @@ def next_jobs(world: World, command: NextJobs, at_ms: int) -> tuple[list[AnyEven
         exp_s=exp_s,
         est_s=_predicted_s(world, chosen),
     )
-    started = {job: step for job, step in steps(event, world.size, at_ms)}
-    jobs = tuple((evolve(job, started[job.id]), len(job.attempts) + 1) for job in chosen)
+    jobs = tuple(
+        (evolve(world.jobs[job], step), number)
+        for (job, step), (_, number) in zip(steps(event, world.size, at_ms), event.jobs, strict=True)
+    )
     return [event], Work(event, jobs, event.lease_until_ms, at_ms)
+
+
+def asking(world: World, worker: str, owner: str) -> WorkerRecord:
+    """Return the record of the worker that asks for work.
+
+    Raises:
+        Refused: unknown_key for a worker that is not enrolled, or not for that owner.
+    """
+    record = world.worker(worker)
+    if record is None or record.owner != owner:
+        raise Refused("unknown_key", "This worker is not enrolled here for this owner.", mend="Enrol it again.")
+    return record
 
 
 def progress(world: World, command: Progress, at_ms: int) -> tuple[list[AnyEvent], Answer]:
@@ -77,11 +96,11 @@ def progress(world: World, command: Progress, at_ms: int) -> tuple[list[AnyEvent
     if at_ms > command.exp_s * 1000:
         raise Refused("too_late", "The attempt's deadline has passed.", mend="Stop it, and ask for new work.")
     if job.decided:
-        return [], Directive(True, _stop_reason(job), hand_out.lease_until_ms)
+        return [], Directive(stop=True, reason=_stop_reason(job), lease_until_ms=hand_out.lease_until_ms)
     event = _extension(world, hand_out, command, at_ms)
     if event is None:
-        return [], Directive(False, "", hand_out.lease_until_ms)
-    return [event], Directive(False, "", event.lease_until_ms)
+        return [], Directive(stop=False, reason="", lease_until_ms=hand_out.lease_until_ms)
+    return [event], Directive(stop=False, reason="", lease_until_ms=event.lease_until_ms)
 
 
 def lapse(world: World, at_ms: int) -> tuple[list[AnyEvent], Answer]:
@@ -100,7 +119,7 @@ def lapse(world: World, at_ms: int) -> tuple[list[AnyEvent], Answer]:
         after[job] = evolve(after[job], step)
     events: list[AnyEvent] = [event]
     for job_id in sorted(after):
-        events.extend(settle(world, after[job_id]))
+        events.extend(settle(world, after[job_id], world.size, at_ms)[0])
     return events, Done()
 
 
@@ -119,9 +138,7 @@ def _predicted_s(world: World, jobs: list[Job]) -> int | None:
 
 
 def _again(world: World, hand_out: HandOut) -> Work:
-    jobs = tuple(
-        (world.jobs[job], number) for job, number in hand_out.event.jobs if (job, number) in hand_out.open
-    )
+    jobs = tuple((world.jobs[job], number) for job, number in hand_out.event.jobs if (job, number) in hand_out.open)
     first = jobs[0][0].attempts[jobs[0][1] - 1]
     return Work(hand_out.event, jobs, hand_out.lease_until_ms, first.started_ms)
 
@@ -134,9 +151,7 @@ def _extension(world: World, hand_out: HandOut, command: Progress, at_ms: int) -
     """
     shown = hand_out.efforts.get(command.job, Effort())
     now = command.effort
-    grown = (
-        now.progress_ppm > shown.progress_ppm or now.cpu_ms > shown.cpu_ms or now.stdout_bytes > shown.stdout_bytes
-    )
+    grown = now.progress_ppm > shown.progress_ppm or now.cpu_ms > shown.cpu_ms or now.stdout_bytes > shown.stdout_bytes
     lease_ms = 1000 * world.policy.lease_s
     short = hand_out.lease_until_ms - at_ms < lease_ms / 2
     if hand_out.contacted and not (grown and short):

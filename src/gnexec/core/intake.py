@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from gnexec.core.commands import Accepted, Answer, Cancel, Cancelled, Enrol, Enrolled, Submit
 from gnexec.core.events import AnyEvent, JobState, JoinedJob, NewJob, OwnerWithdrew, Submitted, WorkerEnrolled
-from gnexec.core.job import Job, Withdraw, evolve
+from gnexec.core.job import Job, evolve
+from gnexec.core.steps import Withdraw
 from gnexec.core.terms import Terms, at_least_as_strict
 from gnexec.core.world import World
 from gnexec.errors import Refused
@@ -15,7 +16,7 @@ def submit(world: World, command: Submit) -> tuple[list[AnyEvent], Answer]:
     """Take jobs in: a new id for what is new, the existing job for what is known.
 
     Raises:
-        Refused: key_reused; invalid where no set of volunteers could ever reach the quorum.
+        Refused: key_reused.
     """
     if command.repeated is not None:
         body, ids = command.repeated
@@ -57,7 +58,7 @@ def submit(world: World, command: Submit) -> tuple[list[AnyEvent], Answer]:
     return [event], Accepted(tuple(event.ids()), frozenset(range(event.first, event.first + len(fresh))))
 
 
-def cancel(world: World, command: Cancel) -> tuple[list[AnyEvent], Answer]:
+def cancel(world: World, command: Cancel, at_ms: int) -> tuple[list[AnyEvent], Answer]:
     """Withdraw an owner from jobs; the last owner's withdrawal cancels them.
 
     Raises:
@@ -73,7 +74,7 @@ def cancel(world: World, command: Cancel) -> tuple[list[AnyEvent], Answer]:
             found.append(job)
         else:
             leaving.append(job_id)
-            found.append(evolve(job, Withdraw(command.owner, world.at_ms, world.size)))
+            found.append(evolve(job, Withdraw(command.owner, at_ms, world.size)))
     events: list[AnyEvent] = [OwnerWithdrew(owner=command.owner, jobs=leaving)] if leaving else []
     return events, Cancelled(tuple(found))
 
@@ -103,4 +104,3 @@ def _answers(known: Job, asked: Terms) -> bool:
     if known.state is JobState.CANCELLED:
         return False
     return not known.decided or at_least_as_strict(known.terms, asked)
-

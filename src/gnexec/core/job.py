@@ -1,38 +1,36 @@
 """A job's state machine, as one table, and `evolve`: everything that changes a job is in this file.
 
 A job's record is frozen; `evolve(job, step)` returns the next one, or raises `IllegalTransition` and changes nothing.
-A step is what an event means for one job: `steps(event, seq, at_ms)` takes an event apart, for live use and for replay
-alike. Which jobs are open, and for whom, is `gnexec.core.world`'s; what ought to happen is `gnexec.core.decide`'s.
+What an event means for one job is `gnexec.core.steps`'; which jobs are open, and for whom, is `gnexec.core.world`'s;
+what ought to happen is `gnexec.core.decide`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from enum import StrEnum
-from typing import Final, assert_never
+from typing import Final, NoReturn, assert_never
 
 import msgspec
 
-from gnexec.core.events import (
-    AnyEvent,
-    AttemptsLapsed,
-    AttemptState,
-    Compared,
-    HandedOut,
-    JobDecided,
-    JobState,
-    Outcome,
-    OwnerWithdrew,
-    Reported,
-    ResultsReported,
-    Submitted,
-)
+from gnexec.core.events import AnyEvent, AttemptState, JobState, Outcome
+from gnexec.core.steps import Compare, Create, Decide, Join, Lapse, Report, Start, Step, Withdraw, steps
 from gnexec.core.terms import Terms
 from gnexec.errors import IllegalTransition
 
 BLAMELESS: Final = frozenset({"preempted", "stopped"})
 """Limits of an outcome that are no fault of the job: the volunteer, or the server, stopped it."""
+
+SILENT: Final = frozenset(
+    {
+        AttemptState.EXPIRED,
+        AttemptState.ABANDONED,
+        AttemptState.UNDELIVERED,
+        AttemptState.UNNEEDED,
+        AttemptState.CANCELLED,
+    }
+)
+"""How an attempt may end without an answer."""
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -166,132 +164,7 @@ TRANSITIONS: Final[dict[tuple[JobState, Trigger], JobState]] = {
 }
 """The whole machine: what is not in this table cannot happen."""
 
-
-@dataclass(frozen=True, slots=True)
-class Create:
-    """The job was handed in."""
-
-    job: Job
-
-
-@dataclass(frozen=True, slots=True)
-class Join:
-    """Someone else, or someone again, wants the same; the stricter redundancy holds."""
-
-    owner: str
-    terms: Terms
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """An attempt was handed out."""
-
-    attempt: Attempt
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A worker answered for an attempt."""
-
-    result: Reported
-    answer: bytes
-    at_ms: int
-    seq: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lapse:
-    """An attempt ended without an answer."""
-
-    attempt: int
-    outcome: AttemptState
-    at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Compare:
-    """Two results were compared."""
-
-    a: int
-    b: int
-    equal: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Decide:
-    """The job was decided."""
-
-    event: JobDecided
-    at_ms: int
-    seq: int
-
-
-@dataclass(frozen=True, slots=True)
-class Withdraw:
-    """An owner wants it no longer."""
-
-    owner: str
-    at_ms: int
-    seq: int
-
-
-Step = Create | Join | Start | Report | Lapse | Compare | Decide | Withdraw
-
-
-def steps(event: AnyEvent, seq: int, at_ms: int) -> Iterator[tuple[int, Step]]:
-    """Take an event apart into what it means for each job: (job id, step), in order."""
-    match event:
-        case Submitted():
-            yield from _submitted(event, seq, at_ms)
-        case HandedOut():
-            for job, number in event.jobs:
-                yield (
-                    job,
-                    Start(
-                        Attempt(
-                            number=number, jti=event.jti, worker=event.worker, owner=event.owner, started_ms=at_ms
-                        )
-                    ),
-                )
-        case ResultsReported():
-            answer = bytes.fromhex(event.answer)
-            for result in event.results:
-                yield result.job, Report(result, answer, at_ms, seq)
-        case Compared():
-            yield event.job, Compare(event.a, event.b, event.equal)
-        case JobDecided():
-            yield event.job, Decide(event, at_ms, seq)
-        case AttemptsLapsed():
-            for end in event.ends:
-                yield end.job, Lapse(end.attempt, end.outcome, at_ms)
-        case OwnerWithdrew():
-            for job in event.jobs:
-                yield job, Withdraw(event.owner, at_ms, seq)
-        case _:
-            return
-
-
-def _submitted(event: Submitted, seq: int, at_ms: int) -> Iterator[tuple[int, Step]]:
-    owners = (event.owner,)
-    for offset, row in enumerate(event.jobs):
-        job = event.first + offset
-        yield (
-            job,
-            Create(
-                Job(
-                    id=job,
-                    digest=bytes.fromhex(row.digest),
-                    spec=bytes.fromhex(row.spec),
-                    terms=event.terms[row.terms],
-                    project=event.project,
-                    owners=owners,
-                    submitted_ms=at_ms,
-                    seq=seq,
-                )
-            ),
-        )
-    for joined in event.joined:
-        yield joined.job, Join(event.owner, event.terms[joined.terms])
+_DECISIONS: Final = {_S: _T.SUCCEED, _F: _T.FAIL}
 
 
 def evolve(job: Job | None, step: Step) -> Job:
@@ -306,24 +179,20 @@ def evolve(job: Job | None, step: Step) -> Job:
     """
     if isinstance(step, Create):
         if job is not None:
-            raise IllegalTransition(f"job {job.id} was handed in twice")
-        return step.job
+            _illegal(job, "it was handed in already")
+        return _create(step)
     if job is None:
-        raise IllegalTransition(f"{type(step).__name__} for a job that does not exist")
+        msg = f"{type(step).__name__} for a job that does not exist"
+        raise IllegalTransition(msg)
     match step:
         case Join():
             return _join(job, step)
         case Start():
-            if step.attempt.number != len(job.attempts) + 1:
-                raise IllegalTransition(f"job {job.id}: attempt {step.attempt.number} is not the next one")
-            return msgspec.structs.replace(
-                job, state=_next(job, Trigger.START), attempts=(*job.attempts, step.attempt)
-            )
+            return _start(job, step)
         case Report():
             return _report(job, step)
         case Lapse():
-            attempt = _open(job, step.attempt)
-            return _end(job, msgspec.structs.replace(attempt, state=step.outcome, ended_ms=step.at_ms))
+            return _lapse(job, step)
         case Compare():
             return _compare(job, step)
         case Decide():
@@ -373,20 +242,47 @@ def stricter(a: Terms, b: Terms) -> Terms:
     )
 
 
+def _illegal(job: Job, why: str) -> NoReturn:
+    msg = f"job {job.id} ({job.state}, {len(job.attempts)} attempts): {why}"
+    raise IllegalTransition(msg)
+
+
 def _next(job: Job, trigger: Trigger) -> JobState:
-    try:
-        return TRANSITIONS[job.state, trigger]
-    except KeyError:
-        raise IllegalTransition(f"job {job.id} is {job.state}: {trigger} is not possible") from None
+    after = TRANSITIONS.get((job.state, trigger))
+    if after is None:
+        _illegal(job, f"{trigger} is not possible")
+    return after
 
 
-def _open(job: Job, number: int) -> Attempt:
+def _open(job: Job, number: int, jti: str) -> Attempt:
     attempt = job.attempt(number)
     if attempt is None:
-        raise IllegalTransition(f"job {job.id} has no attempt {number}")
+        _illegal(job, f"there is no attempt {number}")
     if attempt.state is not AttemptState.OPEN:
-        raise IllegalTransition(f"job {job.id}: attempt {number} is {attempt.state} already")
+        _illegal(job, f"attempt {number} is {attempt.state} already")
+    if attempt.jti != jti:
+        _illegal(job, f"attempt {number} belongs to another hand-out than {jti}")
     return attempt
+
+
+def _create(step: Create) -> Job:
+    return Job(
+        id=step.job,
+        digest=bytes.fromhex(step.digest),
+        spec=bytes.fromhex(step.spec),
+        terms=step.terms,
+        project=step.project,
+        owners=(step.owner,),
+        submitted_ms=step.at_ms,
+        seq=step.seq,
+    )
+
+
+def _start(job: Job, step: Start) -> Job:
+    if step.number != len(job.attempts) + 1:
+        _illegal(job, f"attempt {step.number} is not the next one")
+    attempt = Attempt(number=step.number, jti=step.jti, worker=step.worker, owner=step.owner, started_ms=step.at_ms)
+    return msgspec.structs.replace(job, state=_next(job, Trigger.START), attempts=(*job.attempts, attempt))
 
 
 def _end(job: Job, ended: Attempt) -> Job:
@@ -410,7 +306,7 @@ def _join(job: Job, step: Join) -> Job:
 
 def _report(job: Job, step: Report) -> Job:
     result = step.result
-    attempt = _open(job, result.attempt)
+    attempt = _open(job, result.attempt, step.jti)
     return _end(
         job,
         msgspec.structs.replace(
@@ -429,11 +325,18 @@ def _report(job: Job, step: Report) -> Job:
     )
 
 
+def _lapse(job: Job, step: Lapse) -> Job:
+    attempt = _open(job, step.attempt, step.jti)
+    if step.outcome not in SILENT:
+        _illegal(job, f"attempt {step.attempt} cannot be {step.outcome} without an answer")
+    return _end(job, msgspec.structs.replace(attempt, state=step.outcome, ended_ms=step.at_ms))
+
+
 def _compare(job: Job, step: Compare) -> Job:
-    for number in (step.a, step.b):
-        attempt = job.attempt(number)
-        if attempt is None or attempt.state is not AttemptState.SUCCEEDED:
-            raise IllegalTransition(f"job {job.id}: attempt {number} has no result to compare")
+    if step.a == step.b:
+        _illegal(job, f"attempt {step.a} is compared with itself")
+    _with_result(job, step.a)
+    _with_result(job, step.b)
     return msgspec.structs.replace(
         job,
         state=_next(job, Trigger.COMPARE),
@@ -444,10 +347,14 @@ def _compare(job: Job, step: Compare) -> Job:
 def _decide(job: Job, step: Decide) -> Job:
     event = step.event
     if event.revision != job.revision + 1:
-        raise IllegalTransition(f"job {job.id}: revision {event.revision} does not follow {job.revision}")
-    trigger = Trigger.SUCCEED if event.state is JobState.SUCCEEDED else Trigger.FAIL
+        _illegal(job, f"revision {event.revision} does not follow {job.revision}")
+    trigger = _DECISIONS.get(event.state)
+    if trigger is None:
+        _illegal(job, f"it cannot be decided as {event.state}")
     if (event.canonical is not None) != (trigger is Trigger.SUCCEED):
-        raise IllegalTransition(f"job {job.id}: a decision has a canonical result if and only if it is a success")
+        _illegal(job, "a decision has a canonical result if and only if it is a success")
+    if event.canonical is not None:
+        _with_result(job, event.canonical)
     return msgspec.structs.replace(
         job,
         state=_next(job, trigger),
@@ -459,15 +366,19 @@ def _decide(job: Job, step: Decide) -> Job:
     )
 
 
+def _with_result(job: Job, number: int) -> None:
+    attempt = job.attempt(number)
+    if attempt is None or attempt.state is not AttemptState.SUCCEEDED:
+        _illegal(job, f"attempt {number} has no result")
+
+
 def _withdraw(job: Job, step: Withdraw) -> Job:
     if step.owner not in job.owners:
-        raise IllegalTransition(f"job {job.id}: {step.owner} is not one of its owners")
+        _illegal(job, f"{step.owner} is not one of its owners")
     owners = tuple(o for o in job.owners if o != step.owner)
     former = (*job.former_owners, step.owner)
     if owners:
-        return msgspec.structs.replace(
-            job, state=_next(job, Trigger.WITHDRAW), owners=owners, former_owners=former
-        )
+        return msgspec.structs.replace(job, state=_next(job, Trigger.WITHDRAW), owners=owners, former_owners=former)
     return msgspec.structs.replace(
         job,
         state=_next(job, Trigger.CANCEL),

@@ -18,74 +18,61 @@ from gnexec.core.events import (
     Reported,
     ResultsReported,
 )
-from gnexec.core.job import Attempt, Compare, Job, evolve, steps
+from gnexec.core.job import Attempt, Job, evolve
 from gnexec.core.policy.redundancy import decision
 from gnexec.core.policy.validation import missing_comparisons
+from gnexec.core.steps import Compare, Decide, steps
 from gnexec.core.world import World
 from gnexec.errors import Refused
 
 
 def report(world: World, command: Report, at_ms: int) -> tuple[list[AnyEvent], Answer]:
-    """Judge the results of a report; each gets a verdict, in the order given."""
+    """Judge the results of a report; each gets a verdict, in the order given.
+
+    Raises:
+        Refused: invalid where a job is named twice, or a claim that only matters now is wrong; nothing is recorded.
+    """
     if len({result.job for result in command.results}) != len(command.results):
         raise Refused("invalid", "A job is named twice in one report.", field="results")
-    refused: dict[int, Verdict] = {}
-    answered: dict[int, Judged] = {}
+    judged: dict[int, Judged] = {}
     taken: list[Reported] = []
-    events: list[AnyEvent] = []
+    noted: list[AnyEvent] = []
     for result in command.results:
         job = world.jobs.get(result.job) or command.past.jobs.get(result.job)
         attempt = job.attempt(result.attempt) if job is not None else None
         if job is None or attempt is None or attempt.jti != command.jti:
-            refused[result.job] = Verdict.TOO_LATE
+            judged[result.job] = _refused(result, Verdict.TOO_LATE)
+        elif attempt.answer and attempt.answer.hex() == command.answer:
+            judged[result.job] = Judged(job.id, attempt.number, verdict(job, attempt), attempt.seq)
         elif attempt.answer:
-            if attempt.answer.hex() == command.answer:
-                answered[result.job] = Judged(job.id, attempt.number, verdict(world, job, attempt), attempt.seq)
-            else:
-                refused[result.job] = Verdict.EQUIVOCATION
-                events.extend(_equivocation(world, command, result))
+            judged[result.job] = _refused(result, Verdict.EQUIVOCATION)
+            noted.extend(_equivocation(world, command, result))
         elif at_ms > command.exp_s * 1000 or attempt.state is not AttemptState.OPEN:
-            refused[result.job] = Verdict.TOO_LATE
-            events.extend(_refusal(world, command, Verdict.TOO_LATE))
+            judged[result.job] = _refused(result, Verdict.TOO_LATE)
+            noted.extend(_refusal(world, command, Verdict.TOO_LATE))
         else:
+            _check_claims(command, job)
             taken.append(result)
-    events = list(dict.fromkeys(events))
-    seq = world.size + len(events)
-    verdicts: dict[int, Judged] = {}
+    events = list(dict.fromkeys(noted))
     if taken:
-        event = ResultsReported(
-            jti=command.jti,
-            worker=command.worker,
-            statement=command.statement,
-            answer=command.answer,
-            results=taken,
-        )
-        events.append(event)
-        for job_id, step in steps(event, seq, at_ms):
-            after = evolve(world.jobs[job_id], step)
-            follow = settle(world, after)
-            events.extend(follow)
-            for further in follow:
-                for about, next_step in steps(further, seq, at_ms):
-                    after = evolve(after, next_step) if about == job_id else after
-            attempt = after.attempts[step.result.attempt - 1]  # type: ignore[union-attr]
-            verdicts[job_id] = Judged(job_id, attempt.number, verdict(world, after, attempt), seq)
-    judged = []
-    for result in command.results:
-        found = verdicts.get(result.job) or answered.get(result.job)
-        judged.append(found or Judged(result.job, result.attempt, refused[result.job], -1))
-    return events, Verdicts(tuple(judged))
+        events.extend(_take(world, command, taken, (world.size + len(events), at_ms), judged))
+    return events, Verdicts(tuple(judged[result.job] for result in command.results))
 
 
-def settle(world: World, job: Job) -> list[AnyEvent]:
+def settle(world: World, job: Job, seq: int, at_ms: int) -> tuple[list[AnyEvent], Job]:
     """Return what follows for a job from its results: missing comparisons, and a decision if they amount to one.
 
     Args:
         world: for the policy in force.
         job: with the newest result or lapse in it.
+        seq: the entry that it follows from.
+        at_ms: the time of the entries to come.
+
+    Returns:
+        New events, and the job as it is after them.
     """
     if job.decided:
-        return []
+        return [], job
     events: list[AnyEvent] = []
     if job.terms.redundancy.quorum > 1:
         for compared in missing_comparisons(job):
@@ -93,19 +80,15 @@ def settle(world: World, job: Job) -> list[AnyEvent]:
             job = evolve(job, Compare(compared.a, compared.b, compared.equal))
     found = decision(job, distinct_owners=world.policy.distinct_owners)
     if found is not None:
-        events.append(
-            JobDecided(
-                job=job.id,
-                revision=job.revision + 1,
-                state=found.state,
-                canonical=found.canonical,
-                reason=found.reason,
-            )
+        decided = JobDecided(
+            job=job.id, revision=job.revision + 1, state=found.state, canonical=found.canonical, reason=found.reason
         )
-    return events
+        events.append(decided)
+        job = evolve(job, Decide(decided, at_ms, seq))
+    return events, job
 
 
-def verdict(world: World, job: Job, attempt: Attempt) -> Verdict:
+def verdict(job: Job, attempt: Attempt) -> Verdict:
     """Return what an answered or closed attempt is worth now."""
     match attempt.state:
         case AttemptState.UNNEEDED | AttemptState.CANCELLED | AttemptState.PREEMPTED:
@@ -130,6 +113,38 @@ def _agrees(job: Job, attempt: Attempt) -> bool:
     return any(same and {a, b} == {attempt.number, job.canonical} for a, b, same in job.comparisons)
 
 
+def _check_claims(command: Report, job: Job) -> None:
+    """Refuse what only matters for a result that would be taken.
+
+    Raises:
+        Refused: invalid; nothing of the whole report is recorded.
+    """
+    if command.digests.get(job.id, job.digest.hex()) != job.digest.hex():
+        raise Refused("invalid", f"The statement names another digest than that of job {job.id}.", field="dig")
+    if job.id in command.flaws:
+        raise command.flaws[job.id]
+
+
+def _take(
+    world: World, command: Report, taken: list[Reported], where: tuple[int, int], judged: dict[int, Judged]
+) -> list[AnyEvent]:
+    """Record results and what follows from them; add their verdicts to `judged`."""
+    seq, at_ms = where
+    event = ResultsReported(
+        jti=command.jti, worker=command.worker, statement=command.statement, answer=command.answer, results=taken
+    )
+    events: list[AnyEvent] = [event]
+    for result, (job_id, step) in zip(taken, steps(event, seq, at_ms), strict=True):
+        follow, job = settle(world, evolve(world.jobs[job_id], step), seq, at_ms)
+        events.extend(follow)
+        judged[job_id] = Judged(job_id, result.attempt, verdict(job, job.attempts[result.attempt - 1]), seq)
+    return events
+
+
+def _refused(result: Reported, code: Verdict) -> Judged:
+    return Judged(result.job, result.attempt, code, -1)
+
+
 def _refusal(world: World, command: Report, code: Verdict) -> list[AnyEvent]:
     hand_out = world.hand_outs.get(command.jti)
     noted = hand_out.noted if hand_out is not None else command.past.noted
@@ -152,4 +167,3 @@ def _equivocation(world: World, command: Report, result: Reported) -> list[AnyEv
         ),
         *_refusal(world, command, Verdict.EQUIVOCATION),
     ]
-

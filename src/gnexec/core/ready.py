@@ -83,6 +83,16 @@ class Ready:
         for priority in sorted(by_priority, reverse=True):
             yield from _merge([self.jobs(key) for key in by_priority[priority]])
 
+    def ahead(self, job: int, key: LineKey) -> int:
+        """Count the jobs that go before one of the line `key`: of higher priority, or as high and older."""
+        count = 0
+        for other, line in self._lines.items():
+            if other.terms.priority > key.terms.priority:
+                count += len(line)
+            elif other.terms.priority == key.terms.priority:
+                count += bisect_left(line, job)
+        return count
+
     def __len__(self) -> int:
         """Return an upper bound of the jobs in all lines."""
         return sum(map(len, self._lines.values()))

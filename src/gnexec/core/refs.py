@@ -6,8 +6,8 @@ What has left the world is read by folding its own entries. These keys say which
 
 from __future__ import annotations
 
-from gnexec.core.events import AnyEvent, Equivocated, LeaseExtended, RefusalNoted, Submitted
-from gnexec.core.job import steps
+from gnexec.core.events import AnyEvent, Submitted
+from gnexec.core.steps import jobs_of
 
 
 def job_key(job: int) -> bytes:
@@ -31,14 +31,9 @@ def idempotency_key(key: str) -> bytes:
 
 def refs(event: AnyEvent) -> set[bytes]:
     """Return the keys under which `event` is filed."""
-    keys = {job_key(job) for job, _ in steps(event, 0, 0)}
-    match event:
-        case Submitted():
-            keys.update(digest_key(event.project, row.digest) for row in event.jobs)
-            if event.key is not None:
-                keys.add(idempotency_key(event.key))
-        case LeaseExtended() | RefusalNoted() | Equivocated():
-            keys.add(job_key(event.job))
-        case _:
-            pass
+    keys = {job_key(job) for job in jobs_of(event)}
+    if isinstance(event, Submitted):
+        keys.update(digest_key(event.project, row.digest) for row in event.jobs)
+        if event.key is not None:
+            keys.add(idempotency_key(event.key))
     return keys

@@ -1,13 +1,12 @@
 """The world: everything that decisions look at, folded from the log.
 
-One mutable fold with a single `apply`. It holds open work, open hand-outs, workers' records, programs' statistics and the
-few indexes that rules need; a job leaves it once it is decided and no attempt is open, and is then read by folding its
-own entries. It can be thrown away at any time and folded anew; nothing else may change it.
+One mutable fold with a single `apply`. It holds open work, open hand-outs, workers' records, programs' statistics and
+the few indexes that rules need; a job leaves it once it is decided and no attempt is open, and is then read by folding
+its own entries. It can be thrown away at any time and folded anew; nothing but `apply` may change it.
 """
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
@@ -35,12 +34,15 @@ from gnexec.core.events import (
     Submitted,
     WorkerEnrolled,
 )
-from gnexec.core.job import Create, Job, Lapse, Report, Step, evolve, steps
+from gnexec.core.job import Job, evolve
+from gnexec.core.leases import Leases
 from gnexec.core.policy.prediction import Statistics
 from gnexec.core.policy.redundancy import excluded_owners, replicas_needed
 from gnexec.core.ready import LineKey, Ready
+from gnexec.core.steps import Compare, Create, Join, Lapse, Report, Step, steps
 from gnexec.core.terms import Terms
 from gnexec.errors import IllegalTransition
+from gnexec.ids import ANONYMOUS
 
 DEFAULT_POLICY: Final = PolicySet(lease_s=300, grace_s=60, max_open=256, distinct_owners=True)
 
@@ -91,6 +93,11 @@ class WorkerRecord:
         self.tally[what] = self.tally.get(what, 0) + 1
 
 
+def newcomer(worker_id: str) -> WorkerRecord:
+    """Return the record of a worker that has not said anything about itself."""
+    return WorkerRecord(worker_id, ANONYMOUS, "", "", None)
+
+
 class World:
     """The fold of a log from its first entry to `size`."""
 
@@ -112,7 +119,7 @@ class World:
         self.decided: dict[str, int] = {}
         self.ready = Ready(self._belongs)
         self._terms: dict[Terms, Terms] = {}
-        self._leases: list[tuple[int, str]] = []
+        self._leases = Leases()
 
     def apply(self, event: AnyEvent, at_ms: int) -> None:
         """Take the next entry into account.
@@ -134,21 +141,14 @@ class World:
         self._before(event, at_ms)
         for job_id, step in steps(event, seq, at_ms):
             self._step(job_id, step)
-        self._forget_stale_leases()
 
     def due(self, at_ms: int) -> list[str]:
         """Return the hand-outs whose lease has passed at `at_ms`, in order of their leases; changes nothing."""
-        if not self._leases or self._leases[0][0] >= at_ms:
-            return []
-        return [
-            jti
-            for until, jti in sorted(lease for lease in self._leases if lease[0] < at_ms)
-            if (hand_out := self.hand_outs.get(jti)) is not None and hand_out.lease_until_ms == until
-        ]
+        return self._leases.passed(at_ms)
 
     def next_lease_ms(self) -> int | None:
         """Return when the next lease may pass, or None while nothing is handed out."""
-        return self._leases[0][0] if self._leases else None
+        return self._leases.next_ms()
 
     def line_of(self, job: Job) -> LineKey:
         """Return the line of the queue that `job` stands in while it needs attempts."""
@@ -158,12 +158,9 @@ class World:
         """Return how many attempts `job` needs now."""
         return replicas_needed(job, distinct_owners=self.policy.distinct_owners)
 
-    def worker(self, worker_id: str, owner: str = "") -> WorkerRecord:
-        """Return a worker's record, made on first sight (the anonymous worker is never enrolled)."""
-        record = self.workers.get(worker_id)
-        if record is None:
-            record = self.workers[worker_id] = WorkerRecord(worker_id, owner, "", "", None)
-        return record
+    def worker(self, worker_id: str) -> WorkerRecord | None:
+        """Return a worker's record, or None if it is not enrolled; the anonymous worker always has one."""
+        return self.workers.get(worker_id) or (newcomer(worker_id) if worker_id == ANONYMOUS else None)
 
     # What an event means beyond single jobs.
 
@@ -193,9 +190,9 @@ class World:
                 if hand_out is not None:
                     self._keep(msgspec.structs.replace(hand_out, noted=hand_out.noted | {event.code}))
             case Equivocated():
-                self.worker(event.worker).count("equivocated")
+                self._record(event.worker).count("equivocated")
             case ResultsReported():
-                self.worker(event.worker).last_ms = at_ms
+                self._record(event.worker).last_ms = at_ms
                 hand_out = self.hand_outs.get(event.jti)
                 if hand_out is not None:
                     self._keep(msgspec.structs.replace(hand_out, contacted=True))
@@ -203,10 +200,6 @@ class World:
                 pass
             case _:
                 assert_never(event)
-
-    def _forget_stale_leases(self) -> None:
-        while self._leases and self._stale(self._leases[0]):
-            heapq.heappop(self._leases)
 
     def _set_policy(self, event: PolicySet) -> None:
         self.policy = event
@@ -240,7 +233,7 @@ class World:
         )
         if event.req is not None:
             self.requests[event.worker, event.req] = event.jti
-        record = self.worker(event.worker, event.owner)
+        record = self._record(event.worker)
         record.open += len(event.jobs)
         record.last_ms = at_ms
 
@@ -249,7 +242,7 @@ class World:
         if hand_out is None or not hand_out.lease_until_ms <= event.lease_until_ms <= hand_out.event.exp_s * 1000:
             msg = f"the lease of {event.jti} cannot be set to {event.lease_until_ms}"
             raise IllegalTransition(msg)
-        self.worker(hand_out.event.worker).last_ms = at_ms
+        self._record(hand_out.event.worker).last_ms = at_ms
         self._keep(
             msgspec.structs.replace(
                 hand_out,
@@ -267,23 +260,34 @@ class World:
                 self._keep(msgspec.structs.replace(hand_out, lease_until_ms=until))
 
     def _keep(self, hand_out: HandOut) -> None:
-        """Replace a hand-out, and note a lease that is new."""
+        """Put a hand-out in the place of what it was."""
         jti = hand_out.event.jti
-        before = self.hand_outs.get(jti)
         self.hand_outs[jti] = hand_out
-        if before is None or before.lease_until_ms != hand_out.lease_until_ms:
-            heapq.heappush(self._leases, (hand_out.lease_until_ms, jti))
+        self._leases.set(jti, hand_out.lease_until_ms)
 
-    def _stale(self, lease: tuple[int, str]) -> bool:
-        hand_out = self.hand_outs.get(lease[1])
-        return hand_out is None or hand_out.lease_until_ms != lease[0]
+    def _close(self, hand_out: HandOut) -> None:
+        """Let a hand-out go that has no open attempt left."""
+        event = hand_out.event
+        del self.hand_outs[event.jti]
+        self._leases.end(event.jti)
+        if event.req is not None:
+            self.requests.pop((event.worker, event.req), None)
+
+    def _record(self, worker_id: str) -> WorkerRecord:
+        """Return a worker's record; that of the anonymous worker is made on first sight."""
+        record = self.worker(worker_id)
+        if record is None:
+            msg = f"worker {worker_id} is not enrolled"
+            raise IllegalTransition(msg)
+        return self.workers.setdefault(worker_id, record)
 
     # What a step means for one job and the indexes over it.
 
     def _step(self, job_id: int, step: Step) -> None:
         before = self.jobs.get(job_id)
         if before is None and not isinstance(step, Create):
-            return  # A closed job: whoever reads it folds its own entries, this one included.
+            self._step_of_closed(job_id, step)
+            return
         after = evolve(before, step)
         if isinstance(step, Create) or after.terms is not (before and before.terms):
             after = self._intern(after)
@@ -297,24 +301,26 @@ class World:
         if after.closed:
             del self.jobs[job_id]
 
+    def _step_of_closed(self, job_id: int, step: Step) -> None:
+        """Take a step of a job that has left: whoever reads it folds its own entries, this one included."""
+        if not (1 <= job_id < self.next_job and isinstance(step, Join | Compare)):
+            msg = f"job {job_id} is not open: {type(step).__name__} is not possible"
+            raise IllegalTransition(msg)
+
     def _ended(self, job: Job, number: int) -> None:
         attempt = job.attempts[number - 1]
-        record = self.worker(attempt.worker, attempt.owner)
+        record = self._record(attempt.worker)
         record.open -= 1
         record.count(attempt.state)
         if attempt.state is AttemptState.SUCCEEDED:
             program = job.terms.program
             self.statistics[program] = self.statistics.get(program, Statistics()).add(attempt.wall_ms)
-        hand_out = self.hand_outs.get(attempt.jti)
-        if hand_out is None:
-            return
+        hand_out = self.hand_outs[attempt.jti]
         still = hand_out.open - {(job.id, number)}
         if still:
             self._keep(msgspec.structs.replace(hand_out, open=still))
         else:
-            del self.hand_outs[attempt.jti]
-            if hand_out.event.req is not None:
-                self.requests.pop((hand_out.event.worker, hand_out.event.req), None)
+            self._close(hand_out)
 
     def _requeue(self, before: Job | None, after: Job) -> None:
         old = self.line_of(before) if before is not None and self.needed(before) else None

@@ -85,10 +85,10 @@ def draw(mapped: Mapped, marks: Sequence[Mark] = (), *, title: str) -> bytes:
     frame = Frame(drawn, tuple(offsets), length, axis_top(mapped.curve, mapped.threshold))
     told = f"LOD {_lod(mapped.peak.lod)} on chromosome {mapped.peak.chromosome} at {mapped.peak.centimorgan:.1f} cM"
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"',
         ' role="img" aria-labelledby="title desc">',
         f'<title id="title">{escape(title)}</title>',
-        f'<desc id="desc">LOD curve over {len(drawn)} chromosomes; the highest point is {escape(told)}; '
+        f'<desc id="desc">LOD curve over {len(drawn)} chromosomes; the highest point is {escape(told)};',
         f"the 5 % threshold is {_lod(mapped.threshold)}.</desc>",
         f"<style>{STYLE}</style>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
@@ -102,7 +102,7 @@ def draw(mapped: Mapped, marks: Sequence[Mark] = (), *, title: str) -> bytes:
         *_peak(frame, mapped.peak, mapped.threshold),
         f'<path class="axis" d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}"/>',
         _text((LEFT + RIGHT) // 2, HEIGHT - 16, "Chromosome, as long as its genetic map", "note", "middle"),
-        f'<text class="note" text-anchor="middle" transform="translate(22 {(TOP + BOTTOM) // 2}) rotate(-90)">LOD</text>',
+        f'<g transform="translate(22 {(TOP + BOTTOM) // 2}) rotate(-90)">{_text(0, 0, "LOD", "note", "middle")}</g>',
         "</svg>",
     ]
     return ("\n".join(lines) + "\n").encode("utf-8")

@@ -69,11 +69,8 @@ def _plain(cells: Iterable[Cell]) -> str:
 def _row(row: int, top: int, bars: Sequence[tuple[int, str]], line: int) -> list[Cell]:
     """Lay out one row: bars, and the threshold wherever no bar passes it."""
     lod, between = divmod(row * top, ROWS)
-    if row == ROWS - 1:
-        label = "LOD │"
-    else:
-        label = "    │" if between or lod % 2 or row == 0 else f"{lod:>3} ┤"
-    cells: list[Cell] = [(label, "axis")]
+    label = "    │" if between or lod % 2 or row == 0 else f"{lod:>3} ┤"
+    cells: list[Cell] = [("LOD │" if row == ROWS - 1 else label, "axis")]
     for height, style in bars:
         filled = min(8, height - 8 * row)
         if height <= line and row == (line - 1) // 8:

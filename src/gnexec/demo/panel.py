@@ -14,19 +14,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Final
 
 CHROMOSOMES: Final[dict[str, int]] = {
     # name: length in thousandths of a centimorgan. Source: Cox et al. 2009, Genetics 182:1335-1344, Table 1.
-    **{"1": 98_500, "2": 103_900, "3": 82_700, "4": 88_600, "5": 90_200, "6": 79_000, "7": 89_100},
-    **{"8": 76_200, "9": 75_100, "10": 77_900, "11": 88_000, "12": 63_900, "13": 67_300, "14": 66_400},
-    **{"15": 59_000, "16": 57_800, "17": 61_300, "18": 59_400, "19": 56_900, "X": 79_400},
-}
+    "1": 98_500, "2": 103_900, "3": 82_700, "4": 88_600, "5": 90_200, "6": 79_000, "7": 89_100,
+    "8": 76_200, "9": 75_100, "10": 77_900, "11": 88_000, "12": 63_900, "13": 67_300, "14": 66_400,
+    "15": 59_000, "16": 57_800, "17": 61_300, "18": 59_400, "19": 56_900, "X": 79_400,
+}  # fmt: skip
 SPACING: Final = 400
 """Mean distance of neighbouring loci, in thousandths of a centimorgan."""
 MEAN_MG: Final = 25_000
-EFFECTS_MG: Final = (700, 450)
+EFFECTS_MG: Final = (750, 550)
 """Half the difference between D and B strains at each planted locus; the noise has a standard deviation of 1,001 mg."""
 
 
@@ -85,7 +85,8 @@ def generate(seed: str, strains: int = 90) -> Panel:
         msg = f"a panel needs 3 strains or more, got {strains}"
         raise ValueError(msg)
     loci = tuple(locus for name in CHROMOSOMES for locus in _place(seed, name))
-    bred = [_breed(seed, strain, loci) for strain in range(strains)]
+    chances = _chances(loci)
+    bred = [_breed(seed, strain, chances) for strain in range(strains)]
     genotypes = tuple("".join(letters) for letters in zip(*bred, strict=True))
     planted = _plant(seed, loci)
     rows = [genotypes[loci.index(locus)] for locus in planted]
@@ -133,34 +134,38 @@ def _place(seed: str, chromosome: str) -> list[Locus]:
     return [Locus(chromosome, f"m{chromosome}.{i:03d}", place) for i, place in enumerate(places, 1)]
 
 
-def _breed(seed: str, strain: int, loci: tuple[Locus, ...]) -> Iterator[str]:
-    """Walk one strain's genome and yield B or D at each locus.
+def _chances(loci: tuple[Locus, ...]) -> list[tuple[int, int]]:
+    """Return for each locus how likely D is, of 2**64: after a B at the locus before it, and after a D.
 
     Along an inbred chromosome the letter is a Markov chain. Loci that recombine at rate r in one meiosis differ in a
     strain inbred by sib mating with probability 4r/(1+6r). On the X, which the B mother gives twice as often, a
     strain is D with probability 1/3, and the chain changes B to D with 2r/(1+4r), D to B with 4r/(1+4r).
+    For a distance of d Morgan, r = d(1 - d): Haldane's (1 - exp(-2d))/2 up to 2d³/3, without leaving the integers.
 
     Source: Haldane and Waddington 1931, Genetics 16:357-374; Broman 2005, Genetics 169:1133-1146.
     """
-    draws = _draws(seed, f"strain {strain}")
-    is_d = False
-    for before, here in pairwise((None, *loci)):
+    chances = []
+    before: Locus | None = None
+    for here in loci:
         x = here.chromosome == "X"
         if before is None or before.chromosome != here.chromosome:
-            is_d = next(draws) * (3 if x else 2) < 1 << 64
+            first = (1 << 64) // (3 if x else 2)
+            chances.append((first, first))
         else:
-            weight = 2 if x and not is_d else 4
-            is_d ^= _happens(next(draws), here.position - before.position, weight, 4 if x else 6)
+            distance = here.position - before.position
+            r, one = distance * (100_000 - distance), 10**10
+            change = (4 * r << 64) // (one + (4 if x else 6) * r)
+            chances.append((change // 2 if x else change, (1 << 64) - change))
+        before = here
+    return chances
+
+
+def _breed(seed: str, strain: int, chances: list[tuple[int, int]]) -> Iterator[str]:
+    """Walk one strain's genome and yield B or D at each locus."""
+    is_d = False
+    for draw, chance in zip(_draws(seed, f"strain {strain}"), chances, strict=False):
+        is_d = draw < chance[is_d]
         yield "D" if is_d else "B"
-
-
-def _happens(draw: int, distance: int, weight: int, slope: int) -> bool:
-    """Say whether `draw` falls below weight·r / (1 + slope·r), exactly.
-
-    r = d(1 - d) for a distance of d Morgan: Haldane's (1 - exp(-2d))/2 up to 2d³/3, without a transcendental function.
-    """
-    r_top, r_bottom = distance * (100_000 - distance), 10**10
-    return draw * (r_bottom + slope * r_top) < weight * r_top << 64
 
 
 def _plant(seed: str, loci: tuple[Locus, ...]) -> tuple[Locus, ...]:

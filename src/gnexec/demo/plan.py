@@ -1,7 +1,7 @@
 """What a demo asks to be run: stages of jobs, and how their outputs become a report.
 
-A plan is data. It submits nothing and knows no server: whoever runs it submits each stage's jobs, waits for all of them,
-and hands the outputs to `combine`. Rules:
+A plan is data. It submits nothing and knows no server: whoever runs it submits each stage's jobs, waits for all of
+them, and hands the outputs to `combine`. Rules:
 - Jobs of one stage do not depend on each other; a later stage may take outputs of an earlier one (`Produced`).
 - A job's name is unique in its plan.
 - A job is a plain dict of the form that `POST /v1/jobs` takes, save that an input is a local file to upload, or an

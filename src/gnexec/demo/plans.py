@@ -7,19 +7,16 @@ a quorum of two: the same bytes from two owners.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
-from gnexec.demo import curve_svg, curve_text, gemma, panel, scan, threshold, words
-from gnexec.demo.genome import Mark
+from gnexec.demo import gemma, panel, reports, scan, threshold, words
 from gnexec.demo.plan import Job, Needs, Outputs, Plan, Produced, Report, Stage
 from gnexec.errors import BadConfiguration
 
 SEED: Final = "gnexec-demo"
 PERMUTATIONS: Final = 1000
 JOBS: Final = 20
-GEMMA_PERMUTATIONS: Final = 20
 SMALL: Final = Needs(cores=1, memory_bytes=256 << 20, disk_bytes=64 << 20, wall_s=120, processes=8)
 LARGE: Final = Needs(cores=1, memory_bytes=1 << 30, disk_bytes=64 << 20, wall_s=300, processes=8)
 
@@ -62,7 +59,7 @@ def permutation_plan(
 
     def combine(outputs: Outputs) -> Report:
         best = [outputs[name]["best.tsv"] for name in names]
-        return _mapped_report(threshold.combine(outputs[names[0]]["curve.tsv"], best, permutations), bred)
+        return reports.of_mapping(threshold.combine(outputs[names[0]]["curve.tsv"], best, permutations), bred)
 
     stage = Stage(f"{permutations:,} permutations in {jobs} jobs", tuple(job(i) for i in range(jobs)))
     return Plan("Permutation test of a trait over a mouse panel", (stage,), combine)
@@ -98,8 +95,7 @@ def words_plan(texts: Path, *, python: str, jobs: int = JOBS) -> Plan:
     adding = _job("words-total", argv, {"words.py": program, **parts}, ["counts.json"])
 
     def combine(outputs: Outputs) -> Report:
-        total = outputs["words-total"]["counts.json"]
-        return _words_report(total)
+        return reports.of_words(outputs["words-total"]["counts.json"])
 
     stages = (
         Stage(f"count {len(files):,} files in {shares} jobs", counting),
@@ -108,15 +104,18 @@ def words_plan(texts: Path, *, python: str, jobs: int = JOBS) -> Plan:
     return Plan("Words in a folder of texts", stages, combine)
 
 
-def gemma_plan(folder: Path, found: gemma.Gemma, *, seed: str = SEED, traits: Path | None = None) -> Plan:
+def gemma_plan(
+    folder: Path, found: gemma.Gemma, *, seed: str = SEED, permutations: int = 20, traits: Path | None = None
+) -> Plan:
     """Plan GEMMA: the strains' kinship first, then one job for each trait.
 
     Args:
         folder: an existing folder for generated inputs.
         found: where GEMMA and its example data are.
         seed: makes the permutations.
-        traits: a file of traits (BIMBAM phenotypes, a column each, a line for each of the 198 strains); without it,
-            the trait of the example data and 20 permutations of it are mapped.
+        permutations: how many permutations of the example trait are mapped beside it, 0 or more.
+        traits: a file of traits (BIMBAM phenotypes, a column each, a line for each of the 198 strains) to map
+            instead of the example trait and its permutations.
 
     Raises:
         BadConfiguration: the file of traits has no columns, or lines of different lengths.
@@ -136,13 +135,13 @@ def gemma_plan(folder: Path, found: gemma.Gemma, *, seed: str = SEED, traits: Pa
         mapping = [trait(f"trait-{n:03d}", traits, n) for n in range(1, gemma.columns(traits.read_bytes()) + 1)]
     else:
         mapping = [trait("trait", found.pheno, 1)]
-        for k in range(GEMMA_PERMUTATIONS):
+        for k in range(permutations):
             shuffled = folder / f"permuted-{k:02d}.txt"
             shuffled.write_bytes(gemma.permuted(found.pheno.read_bytes(), seed, k))
             mapping.append(trait(f"permuted-{k:02d}", shuffled, 1))
 
     def combine(outputs: Outputs) -> Report:
-        return _gemma_report({job["name"]: gemma.top_hit(outputs[job["name"]]["G.assoc.txt"]) for job in mapping})
+        return reports.of_gemma({job["name"]: gemma.top_hit(outputs[job["name"]]["G.assoc.txt"]) for job in mapping})
 
     stages = (Stage("kinship of the strains", (kinship,)), Stage(f"{len(mapping)} traits", tuple(mapping)))
     return Plan("GEMMA over the BXD mouse strains", stages, combine)

@@ -30,8 +30,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 EXACT = Context(prec=50, rounding=ROUND_HALF_EVEN)
-MILLION = 1_000_000
-MAP_COLUMNS = ("Chr", "Locus", "cM", "Mb")
+LETTERS = frozenset("BHD")
 NO_VALUE = ("", "NA", "x")
 IS_D = bytes(letter == ord("D") for letter in range(256))
 IS_H = bytes(letter == ord("H") for letter in range(256))
@@ -77,25 +76,29 @@ def read_panel(geno: Path, pheno: Path) -> Panel:
     values = _read_values(pheno)
     lines = [line for line in geno.read_text("utf-8").splitlines() if line and line[0] not in "#@"]
     header = lines[0].split("\t") if lines else []
-    if header[:3] != list(MAP_COLUMNS[:3]):
-        raise ValueError(f"{geno}: the header must begin with Chr, Locus, cM")
     first = 4 if header[3:4] == ["Mb"] else 3
     strains = header[first:]
+    if header[:3] != ["Chr", "Locus", "cM"] or len(set(strains)) != len(strains):
+        msg = f"{geno}: the header must be Chr, Locus, cM, perhaps Mb, and each strain once"
+        raise ValueError(msg)
     unknown = sorted(set(values) - set(strains))
     if unknown:
-        raise ValueError(f"{pheno}: no genotypes for strain {unknown[0]!r}")
+        msg = f"{pheno}: no genotypes for strain {unknown[0]!r}"
+        raise ValueError(msg)
     measured = [strain in values for strain in strains]
     trait = [values[strain] for strain in compress(strains, measured)]
     n, total = len(trait), sum(trait)
     if n < 3 or min(trait) == max(trait):
-        raise ValueError(f"{pheno}: 3 strains or more, and 2 different values, are needed")
+        msg = f"{pheno}: 3 strains or more, and 2 different values, are needed"
+        raise ValueError(msg)
     loci = []
     for line in lines[1:]:
         fields = line.split("\t")
-        letters = "".join(fields[first:])
-        if len(fields) != len(header) or len(letters) != len(strains) or not set(letters) <= set("BHD"):
-            raise ValueError(f"{geno}: locus {fields[1:2]} needs one letter B, H or D for each of {len(strains)} strains")
-        loci.append(Locus(fields[0], fields[1], fields[2], bytes(compress(letters.encode("ascii"), measured))))
+        if len(fields) != len(header) or not LETTERS.issuperset(fields[first:]):
+            msg = f"{geno}: locus {fields[1:2]} needs one letter B, H or D for each of {len(strains)} strains"
+            raise ValueError(msg)
+        letters = "".join(compress(fields[first:], measured)).encode("ascii")
+        loci.append(Locus(fields[0], fields[1], fields[2], letters))
     centred = [n * value - total for value in trait]
     unit = gcd(*centred)
     return Panel(loci, [value // unit for value in centred])
@@ -107,10 +110,14 @@ def _read_values(pheno: Path) -> dict[str, int]:
         strain, _, text = line.partition("\t")
         if text in NO_VALUE:
             continue
+        if strain in values:
+            msg = f"{pheno}: strain {strain!r} is there twice"
+            raise ValueError(msg)
         try:
-            values[strain] = int((Decimal(text) * MILLION).to_integral_value(ROUND_HALF_EVEN))
+            values[strain] = int(Decimal(text).scaleb(6, EXACT).to_integral_value(ROUND_HALF_EVEN))
         except (InvalidOperation, OverflowError, ValueError):
-            raise ValueError(f"{pheno}: strain {strain!r} has {text!r} where a number is needed") from None
+            msg = f"{pheno}: strain {strain!r} has {text!r} where a number is needed"
+            raise ValueError(msg) from None
     return values
 
 
@@ -200,7 +207,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", required=True, help="text from which the permutations are made")
     parser.add_argument("--from", dest="first", type=int, required=True, metavar="A", help="first permutation")
     parser.add_argument("--to", dest="end", type=int, required=True, metavar="B", help="one past the last permutation")
-    parser.add_argument("--out", type=Path, default=Path("best.tsv"), metavar="TSV", help="best LOD of each permutation")
+    parser.add_argument(
+        "--out", type=Path, default=Path("best.tsv"), metavar="TSV", help="best LOD of each permutation"
+    )
     parser.add_argument("--scan", type=Path, metavar="TSV", help="also write the LOD curve of the trait as it is")
     given = parser.parse_args(arguments)
     if not 0 <= given.first <= given.end:

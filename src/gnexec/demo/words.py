@@ -62,13 +62,19 @@ def read_counts(data: bytes) -> dict[str, Any]:
     """
     counts = json.loads(data)
     if not isinstance(counts, dict) or set(counts) != {*TOTALS, "vocabulary"}:
-        raise ValueError("these are not counts that words.py wrote")
+        msg = "these are not counts that words.py wrote"
+        raise ValueError(msg)
     vocabulary = counts["vocabulary"]
     if not isinstance(vocabulary, dict) or not all(TOKEN.fullmatch(token.encode()) for token in vocabulary):
-        raise ValueError("the vocabulary must map tokens of a-z to numbers")
+        msg = "the vocabulary must map tokens of a-z to numbers"
+        raise ValueError(msg)
     numbers = [counts[key] for key in TOTALS] + list(vocabulary.values())
-    if not all(type(number) is int and number >= 0 for number in numbers) or sum(vocabulary.values()) != counts["tokens"]:
-        raise ValueError("the numbers do not add up")
+    if (
+        not all(type(number) is int and number >= 0 for number in numbers)
+        or sum(vocabulary.values()) != counts["tokens"]
+    ):
+        msg = "the numbers do not add up"
+        raise ValueError(msg)
     return counts
 
 

@@ -1,7 +1,8 @@
 """The time of entries: the store's clock, watched for jumps.
 
-A wall clock that is set while the server runs would let every lease lapse at once, or none for hours. So the wall clock
-is compared with a clock that nobody can set; while the two have parted, nothing is handed out and no lease lapses.
+A wall clock that is set while the server runs would let every lease lapse at once, or none for hours; and time in the
+log never goes back. So the wall clock is compared with a clock that nobody can set. While the two have parted, the
+steady one goes on alone from where they agreed last, nothing is handed out and no lease lapses.
 
 Time in suspension counts on both clocks (CLOCK_BOOTTIME), so a laptop that slept has not jumped: it had an outage.
 """
@@ -22,7 +23,11 @@ def steady_ms() -> int:
 
 
 class Clock:
-    """Watches a wall clock against a steady one."""
+    """Watches a wall clock against a steady one.
+
+    Attributes:
+        trouble: why the wall clock cannot be trusted now, or None.
+    """
 
     def __init__(self, steady: Callable[[], int] = steady_ms) -> None:
         """Begin without a reference: the first reading sets it.
@@ -34,21 +39,24 @@ class Clock:
         self._offset_ms: int | None = None
         self.trouble: str | None = None
 
-    def watch(self, wall_ms: int) -> bool:
-        """Take a reading; return whether the wall clock can be trusted.
+    def read(self, wall_ms: int) -> int:
+        """Take a reading of the wall clock; return the time to go by, milliseconds since 1970.
 
-        The clock is trusted again when it is back; slow drift is followed.
+        The wall clock is trusted again when it is back; slow drift is followed.
         """
-        offset = wall_ms - self._steady()
-        if self._offset_ms is None:
-            self._offset_ms = offset
-        jump = offset - self._offset_ms
+        steady = self._steady()
+        known = self._offset_ms if self._offset_ms is not None else wall_ms - steady
+        jump = wall_ms - steady - known
         if abs(jump) > TOLERANCE_MS:
             self.trouble = (
                 f"The clock jumped by {jump / 1000:+.0f} s. Nothing is handed out until it is set right, "
                 "or the server is started again."
             )
-            return False
-        self._offset_ms = offset
+            return steady + known
+        self._offset_ms = wall_ms - steady
         self.trouble = None
-        return True
+        return wall_ms
+
+    def now_ms(self) -> int:
+        """Return the time to go by between two readings; some other clock's zero before the first one."""
+        return self._steady() + (self._offset_ms or 0)

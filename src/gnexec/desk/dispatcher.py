@@ -1,15 +1,16 @@
 """The dispatcher: one order for all decisions.
 
-Requests wait in one queue; one thread takes whatever waits, and for all of it together: takes the append lock, catches up
-with the log, decides in order of arrival, appends the events and the checkpoint that commits to them, commits, and then
+Requests wait in one queue; one thread takes whatever waits, lets the ledger decide and commit it as one batch, and then
 replies. There is no timer: a batch is what came in while the last one was being written.
 
 Rules:
 - Nothing is answered before it is durable.
-- A commit that failed, or whose fate is unknown, throws the world away and folds the log anew; what turns out to be in the
-  log is answered as decided, the rest is told to come again. Start-up is the same path.
-- One bad request never takes others with it: a command that breaks the laws is answered as a failure of the server, and the
-  rest of its batch is decided anew.
+- Attempts that have lapsed are closed before anything else in a batch, and an outage is noted before that.
+- A commit that failed, or whose fate is unknown, throws the world away and folds the log anew; what turns out to be in
+  the log is answered as decided, the rest is told to come again.
+- One bad request never takes others with it: a command that breaks the laws is answered as a failure of the server, and
+  the rest of its batch is decided anew.
+- Whoever has gone away before its turn came is not served. Nobody is left waiting: what cannot be answered is refused.
 """
 
 from __future__ import annotations
@@ -17,34 +18,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import structlog
 
-from gnexec.core.commands import (
-    Answer,
-    Command,
-    EndOutage,
-    Lapse,
-    NextJobs,
-    OpenLog,
-    Verdicts,
-)
-from gnexec.core.decide import decide
-from gnexec.core.events import AnyEvent, Submitted, WorkerEnrolled
-from gnexec.core.job import Job
-from gnexec.core.world import World
+from gnexec.core.commands import Command, EndOutage, Lapse, OpenLog
+from gnexec.core.events import AnyEvent
 from gnexec.desk.clock import Clock
-from gnexec.desk.facts import Facts, read
 from gnexec.desk.feed import Feed
-from gnexec.desk.sealer import Opened, Sealer
-from gnexec.errors import BadConfiguration, Conflict, CorruptLog, GnexecError, Refused, StoreAway
-from gnexec.store.contract import Append, Batch, Content, Entry, Grant, Store
-from gnexec.tlog.tiles import Tree
+from gnexec.desk.ledger import Broken, Ledger
+from gnexec.desk.requests import Request, Sealed, View, reply
+from gnexec.desk.sealer import Sealer
+from gnexec.errors import CorruptLog, Refused, StoreAway
+from gnexec.store.contract import Content, Grant, Store
+
+__all__ = ["Dispatcher", "Sealed", "View"]
 
 T = TypeVar("T")
 log = structlog.get_logger("gnexec.desk")
@@ -55,57 +45,8 @@ PULSE_MS: Final = 2_000
 """How often the store is told that a server is alive."""
 OUTAGE_MS: Final = 3 * PULSE_MS
 """A gap between pulses that is longer than this was an outage."""
-FOLD_CHUNK: Final = 2_000
-
-
-@dataclass(frozen=True, slots=True)
-class Sealed:
-    """A durable answer.
-
-    Attributes:
-        opened: entries that hold the caller's results, with their receipts, by seq.
-    """
-
-    answer: Answer
-    opened: dict[int, Opened] = field(default_factory=dict)
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    """Something asked of the desk: a command, a question, or content to keep."""
-
-    future: asyncio.Future[Any] | None = None
-    command: Command | None = None
-    question: Callable[[View], Any] | None = None
-    contents: tuple[Content, ...] = ()
-    grants: tuple[Grant, ...] = ()
-    answer: Any = None
-    error: BaseException | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What a question may look at: committed state, in order with all decisions. Read only."""
-
-    world: World
-    store: Store
-    sealer: Sealer
-    clock: Clock
-
-    def job(self, job_id: int) -> Job | None:
-        """Return a job, open or closed, or None if there never was one."""
-        return Facts(self.store, self.world).job(job_id)
-
-    def open(self, seq: int) -> Opened:
-        """Open an entry, with its receipt under the newest checkpoint.
-
-        Raises:
-            Refused: not_found.
-        """
-        entries = self.store.entries(seq, seq + 1)
-        if not entries:
-            raise Refused("not_found", f"The log has no entry {seq}.")
-        return self.sealer.open(seq, entries[0], self.store)
+RETRY_S: Final = 0.2
+"""How often a store that is away is tried again."""
 
 
 class Dispatcher:
@@ -118,21 +59,19 @@ class Dispatcher:
             store: open store.
             sealer: with the log's key.
             opening: keys and policy of this server; the first command.
-            clock: for tests.
+            clock: watches the store's clock; None for one that is told by the machine.
         """
         self._store = store
-        self._sealer = sealer
         self._opening = opening
         self._clock = clock or Clock()
-        self._world = World()
-        self._queue: deque[_Request] = deque()
+        self._ledger = Ledger(store, sealer, opening, self._clock)
+        self._queue: deque[Request] = deque()
         self._wake = threading.Condition()
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._feeds: list[Feed] = []
         self._pulse_ms = 0
-        self._failure: GnexecError | None = None
-        self._fresh: dict[int, Entry] = {}
+        self._failure: str | None = None
 
     # For event loops.
 
@@ -140,9 +79,7 @@ class Dispatcher:
         """Tell `feed` about every commit from now on."""
         self._feeds.append(feed)
 
-    async def do(
-        self, command: Command, *, contents: Iterable[Content] = (), grants: Iterable[Grant] = ()
-    ) -> Sealed:
+    async def do(self, command: Command, *, contents: Iterable[Content] = (), grants: Iterable[Grant] = ()) -> Sealed:
         """Decide a command and answer once it is durable.
 
         Args:
@@ -151,7 +88,7 @@ class Dispatcher:
             grants: kept in the same commit.
 
         Raises:
-            Refused: by the rules. StoreAway: try again; nothing was decided.
+            Refused: by the rules. StoreAway: try again; most likely nothing was decided.
         """
         return await self._ask(command=command, contents=tuple(contents), grants=tuple(grants))  # type: ignore[no-any-return]
 
@@ -166,40 +103,44 @@ class Dispatcher:
     def trouble(self) -> str | None:
         """Say why the desk is not ready, or None if it is."""
         if self._failure is not None:
-            return str(self._failure)
+            return self._failure
         if self._thread is None or not self._thread.is_alive():
             return "The writer is not running."
         return self._clock.trouble
 
     def worker_key(self, worker: str) -> tuple[str, str] | None:
         """Return (kid, x) of an enrolled worker. Keys of workers never change, so no order is needed."""
-        record = self._world.workers.get(worker)
+        record = self._ledger.world.workers.get(worker)
         return (record.kid, record.x) if record is not None and record.kid else None
 
-    async def _ask(self, **what: Any) -> Any:  # noqa: ANN401 -- the fields of _Request
-        future = asyncio.get_running_loop().create_future()
-        request = _Request(future, **what)
+    def worker_by_kid(self, kid: str) -> str | None:
+        """Return the id of the worker that is enrolled with this key, or None."""
+        return self._ledger.world.worker_by_kid.get(kid)
+
+    async def _ask(self, **what: Any) -> Any:  # noqa: ANN401 -- the fields of Request
+        request = Request(asyncio.get_running_loop().create_future(), **what)
         with self._wake:
             if self._stopping or self._failure is not None:
-                raise Refused("unready", str(self._failure or "The server is shutting down."), mend="Try again later.")
+                raise Refused("unready", self._failure or "The server is shutting down.", mend="Try again later.")
             self._queue.append(request)
             self._wake.notify()
-        return await future
+        assert request.future is not None  # noqa: S101 -- made above
+        return await request.future
 
-    # The writer.
+    # The server's own.
 
     def start(self) -> None:
         """Open or refold the log, note an outage, and begin to answer.
 
         Raises:
             BadConfiguration: keys or origin do not belong to this log.
-            CorruptLog: the log contradicts itself.
+            CorruptLog, ProofError: the log contradicts itself or its checkpoint.
             StoreAway: no answer.
         """
-        self._refold()
-        since = max(self._store.last_pulse() or 0, self._world.at_ms)
-        for command in (self._opening, EndOutage(since), Lapse()):
-            self._alone(command)
+        self._ledger.refold()
+        self._alone(self._opening)
+        self._alone(EndOutage(self._store.last_pulse() or 0))
+        self._alone(Lapse())
         self._thread = threading.Thread(target=self._run, name="gnexec-writer", daemon=True)
         self._thread.start()
 
@@ -210,244 +151,129 @@ class Dispatcher:
             self._wake.notify()
         if self._thread is not None:
             self._thread.join()
-        self._store.pulse(self._world.at_ms)
+            with contextlib.suppress(StoreAway):
+                self._store.pulse(self._clock.now_ms())
+
+    # The writer.
 
     def _run(self) -> None:
-        while True:
-            requests = self._take()
-            if requests is None:
-                return
+        while (requests := self._take()) is not None:
             try:
-                self._serve(requests)
                 self._beat()
-            except GnexecError as err:
+                self._serve(requests)
+            except Exception as err:  # noqa: BLE001 -- whatever it was, nobody may be left waiting for ever
                 self._fail(requests, err)
-                if not self._recover():
+                if self._ledger.stale and not self._recover():
                     return
 
-    def _take(self) -> list[_Request] | None:
+    def _take(self) -> list[Request] | None:
         """Wait for requests, for the next lease to pass, or for the next pulse; None when it is time to stop."""
         with self._wake:
             if not self._queue and not self._stopping:
                 self._wake.wait(self._patience_s())
             if not self._queue and self._stopping:
                 return None
-            return [self._queue.popleft() for _ in range(min(len(self._queue), MOST_AT_ONCE))]
+            taken = [self._queue.popleft() for _ in range(min(len(self._queue), MOST_AT_ONCE))]
+        return [request for request in taken if not request.given_up]
 
     def _patience_s(self) -> float:
-        until = self._world.next_lease_ms()
-        left_ms = PULSE_MS if until is None else until + 1 - _wall_ms()
-        return min(max(left_ms, 5), PULSE_MS) / 1000
+        until = self._ledger.world.next_lease_ms()
+        if until is None or self._clock.trouble is not None:
+            return PULSE_MS / 1000
+        return min(max(until + 1 - self._clock.now_ms(), 5), PULSE_MS) / 1000
 
-    def _serve(self, requests: list[_Request]) -> None:
-        """Decide, commit and answer; redo without the culprit if one request breaks the laws."""
-        while True:
-            try:
-                events = self._batch(requests)
-                break
-            except _Broken as broken:
-                log.error("a request broke the laws", exc_info=broken.__cause__)
-                broken.request.error = Refused("internal", "The server failed to decide this; nothing was changed.")
-                self._reply([broken.request])
-                requests = [r for r in requests if r is not broken.request]
-                self._refold()
-        self._ask_questions(requests)
-        self._reply(requests)
-        if events:
-            ready = len(self._world.ready)
-            for feed in self._feeds:
-                feed.publish(events, ready)
+    def _beat(self) -> None:
+        """Note that the server is alive; and that it was not, where that is long ago."""
+        now_ms = self._clock.now_ms()
+        gap_ms = now_ms - self._pulse_ms
+        if gap_ms < PULSE_MS:
+            return
+        if gap_ms > OUTAGE_MS and self._pulse_ms:
+            log.warning("no pulse for a while: the machine slept, or was too busy", seconds=gap_ms / 1000)
+            self._alone(EndOutage(self._pulse_ms))
+        self._store.pulse(now_ms)
+        self._pulse_ms = now_ms
 
-    def _batch(self, requests: list[_Request]) -> list[AnyEvent]:
-        """Decide and append in one transaction; afterwards the world is at the new head."""
-        world = self._world
-        told: list[tuple[int, AnyEvent]] = []
-        append: Append | None = None
-        try:
-            with self._store.batch() as batch:
-                self._catch_up(batch)
-                wall_ms = batch.clock_ms()
-                trusted = self._clock.watch(wall_ms)
-                at_ms = max(wall_ms, world.at_ms)
-                facts = Facts(batch, world)
-                lapsing = [_Request(command=Lapse())] if trusted and world.due(at_ms) else []
-                for request in [*lapsing, *requests]:
-                    if request.command is not None:
-                        self._decide(request, at_ms, facts, told)
-                kept = _named([event for _, event in told], requests)
-                grants = [grant for request in requests for grant in request.grants if request.error is None]
-                if told:
-                    append, tree = self._sealer.seal(told)
-                    batch.append(append)
-                if kept or grants:
-                    batch.keep(kept, grants)
-        except (StoreAway, Conflict) as err:
-            log.warning("the commit failed or its fate is unknown", error=str(err))
-            self._refold()
-            if append is None or self._store.head().note != append.note:
-                raise StoreAway(str(err)) from err
-            return [event for _, event in told]
-        if append is not None:
-            self._sealer.advance(tree, append.note)
-            self._fresh = dict(enumerate(append.entries, world.size - len(told)))
-        return [event for _, event in told]
-
-    def _decide(
-        self, request: _Request, at_ms: int, facts: Facts, told: list[tuple[int, AnyEvent]]
-    ) -> None:
-        command = request.command
-        assert command is not None  # noqa: S101 -- the caller picked requests with a command
-        request.answer = request.error = None
-        try:
-            if isinstance(command, NextJobs) and self._clock.trouble is not None:
-                raise Refused("unready", self._clock.trouble, mend="Try again later.")
-            events, request.answer = decide(self._world, facts.with_facts(command), at_ms)
-            for event in events:
-                facts.note((self._world.size, at_ms, event))
-                self._world.apply(event, at_ms)
-                told.append((at_ms, event))
-        except (Refused, BadConfiguration) as err:
-            request.error = err
-        except (StoreAway, Conflict):
-            raise
-        except Exception as err:
-            raise _Broken(request) from err
-
-    def _ask_questions(self, requests: list[_Request]) -> None:
-        view = View(self._world, self._store, self._sealer, self._clock)
-        for request in requests:
+    def _serve(self, requests: list[Request]) -> None:
+        """Decide, commit, and only then answer."""
+        served, events = self._record(requests)
+        view = self._ledger.view()
+        for request in served:
             if request.question is not None:
                 try:
                     request.answer = request.question(view)
                 except Exception as err:  # noqa: BLE001 -- handed to whoever asked
                     request.error = err
+            elif request.command is not None and request.error is None:
+                request.answer = Sealed(request.answer, self._ledger.receipts(request.answer))
+        reply(served)
+        if events:
+            ready = len(self._ledger.world.ready)
+            for feed in self._feeds:
+                feed.publish(events, ready)
 
-    def _reply(self, requests: list[_Request]) -> None:
-        by_loop: dict[asyncio.AbstractEventLoop, list[_Request]] = {}
-        for request in requests:
-            if request.command is not None and request.error is None:
-                request.answer = Sealed(request.answer, self._receipts(request.answer))
-            if request.future is not None:
-                by_loop.setdefault(request.future.get_loop(), []).append(request)
-        for loop, some in by_loop.items():
-            with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits any more.
-                loop.call_soon_threadsafe(_resolve, some)
+    def _record(self, requests: list[Request]) -> tuple[list[Request], list[AnyEvent]]:
+        """Decide and commit; do it again without the culprit if a request breaks the laws.
 
-    def _receipts(self, answer: Answer) -> dict[int, Opened]:
-        """Open the entries that hold the results a worker reported."""
-        if not isinstance(answer, Verdicts):
-            return {}
-        opened = {}
-        for seq in {judged.seq for judged in answer.judged if judged.seq >= 0}:
-            entry = self._fresh.get(seq) or self._store.entries(seq, seq + 1)[0]
-            opened[seq] = self._sealer.open(seq, entry, self._store)
-        return opened
-
-    def _fail(self, requests: list[_Request], err: GnexecError) -> None:
-        log.error("the batch failed", error=str(err))
-        for request in requests:
-            request.error = err if isinstance(err, StoreAway) else Refused("internal", "The server failed.")
-        self._reply(requests)
-
-    def _recover(self) -> bool:
-        """Fold the log anew; return False if that can never succeed."""
+        Returns:
+            The requests that were decided, and the new events.
+        """
+        batch = [Request(command=Lapse()), *requests]
         while True:
             try:
-                self._refold()
+                return batch, self._ledger.record(batch)
+            except Broken as broken:
+                log.exception("a request broke the laws")
+                broken.request.error = Refused("internal", "The server failed to decide this; nothing was changed.")
+                reply([broken.request])
+                batch.remove(broken.request)
+                self._ledger.refold()
+
+    def _alone(self, command: Command) -> None:
+        """Decide one command of the server's own, in a batch without others.
+
+        Raises:
+            GnexecError: it was refused.
+        """
+        request = Request(command=command)
+        try:
+            self._ledger.record([request])
+        except Broken as broken:
+            raise CorruptLog(str(broken.__cause__)) from broken.__cause__
+        if request.error is not None:
+            raise request.error
+
+    # When something went wrong.
+
+    def _fail(self, requests: list[Request], err: Exception) -> None:
+        log.error("the batch failed", exc_info=err)
+        for request in requests:
+            request.error = err if isinstance(err, StoreAway) else Refused("internal", "The server failed.")
+        reply(requests)
+
+    def _recover(self) -> bool:
+        """Fold the log anew, as often as it takes; return False if it can never succeed, or it is time to stop."""
+        while True:
+            try:
+                self._ledger.refold()
             except StoreAway as err:
-                self._failure = err
+                self._refuse_all(err)
                 with self._wake:
                     if self._stopping:
                         return False
-                    self._wake.wait(0.2)
-            except GnexecError as err:
-                log.critical("the log cannot be folded; nothing is answered any more", error=str(err))
-                self._failure = err
-                self._drain(err)
+                    self._wake.wait(RETRY_S)
+            except Exception as err:  # noqa: BLE001 -- as in _run
+                log.critical("the log cannot be folded; nothing is answered any more", exc_info=err)
+                self._refuse_all(err)
                 return False
             else:
                 self._failure = None
                 return True
 
-    def _drain(self, err: GnexecError) -> None:
+    def _refuse_all(self, err: Exception) -> None:
+        """Take no more requests because of `err`, and send those away that wait."""
         with self._wake:
+            self._failure = str(err)
             waiting = list(self._queue)
             self._queue.clear()
         self._fail(waiting, err)
-
-    def _alone(self, command: Command) -> None:
-        """Decide one command of the server's own, before anyone else is served.
-
-        Raises:
-            GnexecError: it was refused.
-        """
-        request = _Request(command=command)
-        try:
-            self._batch([request])
-        except _Broken as broken:
-            raise CorruptLog(str(broken.__cause__)) from broken.__cause__
-        if request.error is not None:
-            raise request.error
-
-    def _refold(self) -> None:
-        """Throw the world away and fold the log from its first entry."""
-        self._world = World()
-        self._sealer.tree = Tree()
-        self._fresh = {}
-        self._catch_up(self._store)
-        self._sealer.check(self._store.head(), self._opening.vkey)
-
-    def _catch_up(self, reader: Store | Batch) -> None:
-        """Apply what was appended since; nothing where this is the only process."""
-        world = self._world
-        size = reader.head().size
-        while world.size < size:
-            for entry in reader.entries(world.size, min(size, world.size + FOLD_CHUNK)):
-                _, at_ms, event = read(world.size, entry)
-                self._sealer.follow(entry)
-                try:
-                    world.apply(event, at_ms)
-                except GnexecError as err:
-                    raise CorruptLog(str(err), seq=world.size) from err
-
-    def _beat(self) -> None:
-        now = _wall_ms()
-        if self._pulse_ms and now - self._pulse_ms > OUTAGE_MS and self._clock.trouble is None:
-            log.warning("no pulse for a while: the machine slept, or was too busy", seconds=(now - self._pulse_ms) / 1000)
-            self._alone(EndOutage(self._pulse_ms))
-        if now - self._pulse_ms >= PULSE_MS:
-            self._store.pulse(now)
-            self._pulse_ms = now
-
-
-class _Broken(Exception):
-    """A command made the laws raise something other than a refusal."""
-
-    def __init__(self, request: _Request) -> None:
-        super().__init__()
-        self.request = request
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def _named(events: list[AnyEvent], requests: list[_Request]) -> list[Content]:
-    """Return the contents that the events name."""
-    names: set[str] = set()
-    for event in events:
-        if isinstance(event, Submitted):
-            names.update(row.spec for row in event.jobs)
-        elif isinstance(event, WorkerEnrolled):
-            names.add(event.caps)
-    return [c for request in requests for c in request.contents if c.digest.hex() in names]
-
-
-def _resolve(requests: list[_Request]) -> None:
-    for request in requests:
-        if request.future is None or request.future.done():
-            continue  # The client went away.
-        if request.error is not None:
-            request.future.set_exception(request.error)
-        else:
-            request.future.set_result(request.answer)

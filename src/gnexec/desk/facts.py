@@ -1,7 +1,7 @@
 """Facts that a decision needs and the world no longer holds, looked up under the append lock.
 
-A closed job, a closed hand-out, the job of a digest, the request of an idempotency key: each is found by its own entries
-and folded from them. Entries that the running batch has decided but not yet appended count too.
+A closed job, a closed hand-out, the job of a digest, the request of an idempotency key: each is found by its own
+entries and folded from them. Entries that the running batch has decided but not yet appended count too.
 """
 
 from __future__ import annotations
@@ -10,20 +10,30 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from gnexec.core.commands import Cancel, Command, Past, Progress, Report, Submit
-from gnexec.core.events import AnyEvent, HandedOut, RefusalNoted, Submitted
+from gnexec.core.events import AnyEvent, RefusalNoted, Submitted
 from gnexec.core.job import Job, fold
 from gnexec.core.refs import digest_key, idempotency_key, job_key, refs
 from gnexec.core.world import World
+from gnexec.errors import CorruptLog
 from gnexec.store.contract import Entry, Reader
-from gnexec.wire import decode_event, decode_leaf
+from gnexec.wire import decode_leaf, open_payload
 
 Told = tuple[int, int, AnyEvent]
 """(seq, at_ms, event)."""
 
 
 def read(seq: int, entry: Entry) -> Told:
-    """Read an entry that the store gave."""
-    return seq, decode_leaf(entry.leaf).at, decode_event(entry.payload)
+    """Read an entry that the store gave; its payload must be the one that the leaf commits to.
+
+    Raises:
+        CorruptLog: it is not; names `seq`.
+        UnknownEvent: it was written by a newer gnexec; names `seq`.
+    """
+    try:
+        leaf = decode_leaf(entry.leaf)
+        return seq, leaf.at, open_payload(leaf, entry.salt, entry.payload)
+    except CorruptLog as err:
+        raise type(err)(err.reason, seq=seq) from err
 
 
 class Facts:
@@ -77,14 +87,9 @@ class Facts:
         closed = self._closed(jobs)
         if jti in self._world.hand_outs:
             return Past(jobs=closed)
-        hand_out: HandedOut | None = None
-        noted: set[str] = set()
-        for _, _, event in self.story(job_key(pairs[0][0])):
-            if isinstance(event, HandedOut) and event.jti == jti:
-                hand_out = event
-            elif isinstance(event, RefusalNoted) and event.jti == jti:
-                noted.add(event.code)
-        return Past(hand_out, frozenset(noted), closed)
+        story = self.story(job_key(pairs[0][0]))
+        noted = {event.code for _, _, event in story if isinstance(event, RefusalNoted) and event.jti == jti}
+        return Past(frozenset(noted), closed)
 
     def _known(self, command: Submit) -> dict[str, Job]:
         known: dict[str, Job] = {}
@@ -92,9 +97,7 @@ class Facts:
             newest = 0
             for _, _, event in self.story(digest_key(command.project, digest)):
                 if isinstance(event, Submitted):
-                    newest = max(
-                        event.first + i for i, row in enumerate(event.jobs) if row.digest == digest
-                    )
+                    newest = max(event.first + i for i, row in enumerate(event.jobs) if row.digest == digest)
             job = self.job(newest) if newest else None
             if job is not None:
                 known[digest] = job

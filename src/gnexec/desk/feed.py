@@ -23,6 +23,7 @@ class Feed:
         self._loop = loop
         self._watchers: dict[bytes, set[asyncio.Event]] = {}
         self._idle: deque[asyncio.Event] = deque()
+        self.closing = False
 
     def publish(self, events: Iterable[AnyEvent], ready: int) -> None:
         """Tell what was committed; called from the writer's thread.
@@ -76,7 +77,8 @@ class Feed:
                 return
 
     def wake_all(self) -> None:
-        """Wake everybody: the server is shutting down."""
+        """Wake everybody: the server is shutting down, and waiting is over."""
+        self.closing = True
         for event in [*self._idle, *(event for events in self._watchers.values() for event in events)]:
             event.set()
 
@@ -90,5 +92,3 @@ class Feed:
             if not event.is_set():
                 event.set()
                 ready -= 1
-
-

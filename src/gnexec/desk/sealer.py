@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -23,7 +24,7 @@ from gnexec.tlog.note import parse_vkey
 from gnexec.tlog.proof import consistency_proof, inclusion_proof
 from gnexec.tlog.receipt import Receipt
 from gnexec.tlog.tiles import Tile, TileName, Tree
-from gnexec.wire import SALT_BYTES, encode_event, encode_leaf
+from gnexec.wire import SALT_BYTES, encode_leaf
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,14 @@ class Opened:
     seq: int
     entry: Entry
     proof: bytes
+
+
+class Fresh(NamedTuple):
+    """An event that was decided and is yet to be sealed: its time, and its exact bytes."""
+
+    at_ms: int
+    event: AnyEvent
+    payload: bytes
 
 
 class Sealer:
@@ -54,12 +63,8 @@ class Sealer:
         self.tree = Tree()
         self.note = b""
 
-    def follow(self, entry: Entry) -> None:
-        """Grow the tree by an entry that is in the log already."""
-        self.tree.append(leaf_hash(entry.leaf))
-
-    def check(self, head: Head, vkey: str) -> None:
-        """Hold the tree, grown to the head, against the checkpoint that was stored with it.
+    def check(self, tree: Tree, head: Head, vkey: str) -> None:
+        """Hold a tree, grown to the head, against the checkpoint that was stored with it.
 
         Raises:
             CorruptLog: the entries are not those that the checkpoint commits to.
@@ -67,24 +72,22 @@ class Sealer:
         """
         if head.size:
             checkpoint = open_checkpoint(head.note, [parse_vkey(vkey)], self.origin)
-            if (checkpoint.size, checkpoint.root) != (self.tree.size, self.tree.root()):
-                msg = f"the {self.tree.size} stored entries are not those that the checkpoint commits to"
+            if (checkpoint.size, checkpoint.root) != (tree.size, tree.root()):
+                msg = f"the {tree.size} stored entries are not those that the checkpoint commits to"
                 raise CorruptLog(msg)
-        self.note = head.note
 
-    def seal(self, events: Sequence[tuple[int, AnyEvent]]) -> tuple[Append, Tree]:
+    def seal(self, events: Sequence[Fresh]) -> tuple[Append, Tree]:
         """Turn decided events into what is to be appended, and the tree that follows.
 
         Args:
-            events: (at_ms, event) pairs, at least one, in order.
+            events: at least one, in order.
         """
         tree = self.tree.copy()
         entries: list[Entry] = []
         filed: list[tuple[bytes, int]] = []
         tiles: list[Tile] = []
         salts = secrets.token_bytes(SALT_BYTES * len(events))
-        for i, (at_ms, event) in enumerate(events):
-            payload = encode_event(event)
+        for i, (at_ms, event, payload) in enumerate(events):
             salt = salts[SALT_BYTES * i : SALT_BYTES * (i + 1)]
             leaf = encode_leaf(at_ms, salt, payload)
             seq = tree.size
@@ -95,7 +98,7 @@ class Sealer:
         return Append(entries, filed, tiles, note), tree
 
     def advance(self, tree: Tree, note: bytes) -> None:
-        """Take over the tree of a batch that has committed."""
+        """Take over a tree that the log has committed to."""
         self.tree, self.note = tree, note
 
     def open(self, seq: int, entry: Entry, store: Reader) -> Opened:

@@ -74,8 +74,20 @@ def replace(path: Path, data: bytes, mode: int) -> None:
         BadConfiguration: it cannot be written; the old one is untouched.
     """
     with _explained(path):
-        _write_aside(path, data, mode).replace(path)
+        aside = _write_aside(path, data, mode)
+        with undone_on_error([aside]):
+            aside.replace(path)
         _sync_dir(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file.
+
+    Raises:
+        BadConfiguration: it cannot be removed.
+    """
+    with _explained(path):
+        path.unlink(missing_ok=True)
 
 
 def make_dir(path: Path, mode: int) -> None:

@@ -26,6 +26,7 @@ from gnexec.keys.files import (
     make_dir,
     read_private,
     read_public,
+    remove,
     replace,
     undone_on_error,
     write_new,
@@ -165,7 +166,7 @@ def rotate_token_key(private_dir: Path, public_dir: Path, *, now_s: int) -> Serv
         write_new(_token_path(private_dir, ring.next), write_pem(upcoming))
         replace(private_dir / "ring.json", msgspec.json.encode(ring), 0o600)
         for path in set(private_dir.glob("token-*.pem")) - named:
-            path.unlink()
+            remove(path)
         _publish(private_dir, public_dir)
     return load(private_dir)
 

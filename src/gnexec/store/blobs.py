@@ -45,7 +45,10 @@ class Blobs:
         self._uploads = self._root / "uploads"
         self._max_bytes = max_bytes
         try:
-            self._uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._uploads.mkdir(mode=0o700, exist_ok=True)
+            _sync(self._root)
+            _sync(self._root.parent)
             for path in self._uploads.iterdir():
                 _remove_if_abandoned(path)
         except OSError as err:

@@ -176,7 +176,8 @@ class SqliteStore:
 
         Raises:
             BadConfiguration: there is no such file, another process has it, or its schema is not at head.
-            CorruptLog: the entries do not reach exactly to the head.
+            CorruptLog: the entries do not reach exactly to the head, or the file is damaged.
+            StoreAway: the file is locked by someone who does not keep to the lock file.
         """
         self._path = database.resolve()
         if not create and not self._path.is_file():
@@ -191,14 +192,12 @@ class SqliteStore:
         try:
             migrate.prepare(self._path, create=create)
             self._file = self._path.stat()
-            self._db = open_writer(self._path)
-            self._seen: int | None = _checked_size(self._db)
-        except BaseException as err:
+            with translated():
+                self._db = open_writer(self._path)
+                self._seen: int | None = _checked_size(self._db)
+        except BaseException:
             self.close()
-            if not isinstance(err, sqlite3.Error):
-                raise
-            msg = f"{self._path} cannot be used as a database: {err}."
-            raise BadConfiguration(msg) from err
+            raise
 
     @contextmanager
     def batch(self) -> Iterator[SqliteBatch]:
@@ -209,7 +208,8 @@ class SqliteStore:
             StoreAway: no answer, or the commit's fate is unknown.
         """
         with self._transaction() as db:
-            batch = SqliteBatch(db, self._clock_ms)
+            with translated():
+                batch = SqliteBatch(db, self._clock_ms)
             size = batch.head().size
             if self._seen not in (size, None):
                 expected, self._seen = self._seen, size
@@ -253,9 +253,10 @@ class SqliteStore:
     def erase(self, digests: Sequence[bytes]) -> int:
         """Erase contents from the file too: overwritten with zeros, and gone from the write-ahead log.
 
-        A reader at work at this moment can keep the write-ahead log from being emptied; then it is emptied later.
+        A reader at work can keep the write-ahead log from being emptied at once (this waits for a while, as for any
+        lock); then a later checkpoint or `close` does it.
         """
-        with self._transaction() as db:
+        with self._transaction() as db, translated():
             erased = db.executemany(ERASE, ((digest,) for digest in digests)).rowcount
         with self._lock, translated():
             self._writer().execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -273,7 +274,7 @@ class SqliteStore:
 
     def pulse(self, at_ms: int) -> None:
         """Note that a server is alive at `at_ms`."""
-        with self._transaction() as db:
+        with self._transaction() as db, translated():
             db.execute(PULSE, (at_ms,))
 
     def last_pulse(self) -> int | None:

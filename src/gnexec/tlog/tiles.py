@@ -156,6 +156,8 @@ class Tree:
     def restore(cls, size: int, read_tile: ReadTile, read_leaf_hashes: ReadLeafHashes) -> Self:
         """Rebuild the tree of `size` leaves from what is stored.
 
+        What is stored is believed: compare `root` with the signed checkpoint before anything rests on it.
+
         Args:
             size: leaves in the tree.
             read_tile: every full tile of that tree.

@@ -38,6 +38,10 @@ _JWS: Final = jwt.PyJWS(algorithms=[ALG])
 _ED25519: Final = OKPAlgorithm()
 
 
+MAX_ANY_CHARS: Final = 65_536
+"""Characters of the longest token of any type."""
+
+
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """The protected header; its members in the order in which they are written."""
 
@@ -61,30 +65,30 @@ class Envelope:
     signature: bytes
 
 
-def seal(payload: bytes, key: Ed25519PrivateKey, *, typ: str, with_jwk: bool = False) -> str:
+def seal(payload: bytes, key: Ed25519PrivateKey, *, typ: str, key_inside: bool = False) -> str:
     """Sign `payload` and return the compact form.
 
     Args:
         payload: the claims, JSON in UTF-8.
         key: the signer's; its thumbprint becomes the `kid`.
         typ: media type of the token, without "application/".
-        with_jwk: put the public key into the header (enrolment proofs only).
+        key_inside: put the public key into the header (enrolment proofs only).
     """
     jwk = public_jwk(key.public_key())
     headers: dict[str, Any] = {"typ": typ, "kid": thumbprint(jwk)}
-    if with_jwk:
+    if key_inside:
         headers["jwk"] = jwk
     return _JWS.encode(payload, key, algorithm=ALG, headers=headers)
 
 
-def unseal(text: str, *, typ: str, max_chars: int, with_jwk: bool = False) -> Envelope:
+def unseal(text: str, *, typ: str, max_chars: int, key_inside: bool = False) -> Envelope:
     """Open an envelope, without verifying its signature.
 
     Args:
         text: what the caller sent.
         typ: the one type that is wanted here.
         max_chars: length above which nothing is parsed.
-        with_jwk: whether the header must carry the key; otherwise it must not.
+        key_inside: whether the header may carry the key (enrolment proofs only).
 
     Raises:
         Refused: bad_token.
@@ -104,10 +108,19 @@ def unseal(text: str, *, typ: str, max_chars: int, with_jwk: bool = False) -> En
         raise Refused("bad_token", f"Only the algorithm {ALG} is accepted.", field="alg")
     if header.typ != typ:
         raise Refused("bad_token", f"Only a token of the type {typ} is accepted here.", field="typ")
-    if (header.jwk is not None) != with_jwk:
-        detail = "The header must carry the key." if with_jwk else "The header must not carry a key."
-        raise Refused("bad_token", detail, field="jwk")
+    if header.jwk is not None and not key_inside:
+        raise Refused("bad_token", "The header must not carry a key.", field="jwk")
     return Envelope(header=header, payload=raw[1], signed=signed.encode("ascii"), signature=raw[2])
+
+
+def claimed_typ(text: str) -> str | None:
+    """Return the type that a token claims to be, to choose who reads it; nothing is verified, None if it has none."""
+    if len(text) > MAX_ANY_CHARS or not _FORM.fullmatch(text):
+        return None
+    try:
+        return read_json(unb64url(text.partition(".")[0]), Header).typ
+    except (ValueError, Refused):
+        return None
 
 
 def verify(envelope: Envelope, key: Ed25519PublicKey) -> None:

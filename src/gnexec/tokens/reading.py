@@ -54,7 +54,7 @@ def sign(claims: Claims, key: Ed25519PrivateKey) -> str:
     except Refused as err:
         msg = f"these claims cannot be signed: {err}"
         raise ValueError(msg) from err
-    text = seal(payload, key, typ=claims.TYP, with_jwk=isinstance(claims, ProofClaims))
+    text = seal(payload, key, typ=claims.TYP, key_inside=isinstance(claims, ProofClaims))
     if len(text) > claims.MAX_CHARS:
         msg = f"a token of {len(text)} characters cannot be signed: at most {claims.MAX_CHARS} are read"
         raise ValueError(msg)
@@ -144,7 +144,7 @@ def read_enrolment_proof(text: str, *, origin: str, now_s: int, access_token: st
         Refused: bad_token (a key that cannot be used, a proof that is old or made for another access token),
             bad_signature, wrong_audience.
     """
-    envelope = unseal(text, typ=ProofClaims.TYP, max_chars=ProofClaims.MAX_CHARS, with_jwk=True)
+    envelope = unseal(text, typ=ProofClaims.TYP, max_chars=ProofClaims.MAX_CHARS, key_inside=True)
     if envelope.header.jwk is None:
         raise Refused("bad_token", "The header must carry the key.", field="jwk")
     key = import_jwk(envelope.header.jwk)

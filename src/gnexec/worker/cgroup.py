@@ -23,7 +23,7 @@ from gnexec.worker.limits import Limits
 UNIFIED: Final = ""
 """Key of version 2's one hierarchy among the hierarchies."""
 
-_SPARE_TASKS: Final = 8  # room above the limit, so that the poll sees it exceeded and says so
+_SPARE_TASKS: Final = 2  # the sandbox's own first process, and one above the limit; less than RLIMIT_NPROC leaves
 _PERIOD_US: Final = 100_000
 _CONTROLLERS: Final = ("memory", "pids", "cpu", "cpuacct")
 
@@ -71,14 +71,14 @@ class Group:
         """What the group bounds or counts: memory, pids, cpu, cpuacct."""
         return frozenset(self._folders)
 
-    def add(self, pid: int) -> None:
-        """Move a process, which has no children yet, into the group.
-
-        Raises:
-            OSError: the kernel refuses, or the process is gone.
-        """
-        for folder in self._all:
-            (folder / "cgroup.procs").write_text(str(pid))
+    def add(self, pid: int) -> bool:
+        """Move a process, which has no children yet, into the group; tell whether the kernel let us."""
+        try:
+            for folder in self._all:
+                (folder / "cgroup.procs").write_text(str(pid))
+        except OSError:
+            return False
+        return True
 
     def pids(self) -> set[int]:
         """Return the processes that are in the group now."""
@@ -86,10 +86,6 @@ class Group:
         for folder in self._all:
             pids.update(int(line) for line in _read(folder / "cgroup.procs").split())
         return pids
-
-    def tasks(self) -> int:
-        """Return how many processes and threads there are; 0 where that is not counted."""
-        return int(self._value("pids", "pids.current") or 0)
 
     def cpu_s(self) -> float:
         """Return processor seconds used so far, also by processes that have ended; 0 where that is not counted."""

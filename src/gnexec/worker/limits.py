@@ -11,19 +11,13 @@ The first is optional; the other two always hold. This module starts nothing and
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import resource
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Final
 
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
-NICENESS: Final = 19
-"""Lowest priority: the machine's owner comes first."""
 
 
 class Halt(StrEnum):
@@ -88,31 +82,26 @@ class Usage:
     peak_rss_bytes: int
 
 
-def confine(pid: int, limits: Limits, tasks: int) -> None:
-    """Set the limits of one process, which its children inherit, while it waits to be let go.
+def preamble(limits: Limits, tasks: int) -> str:
+    """Write the shell commands by which a process lowers its own limits, just before it becomes the job.
+
+    It is the process itself that does it, inside the sandbox: there it needs no privilege, and processes and threads
+    (RLIMIT_NPROC) are counted for the sandbox alone. A command that fails leaves a limit that was lower already.
 
     Args:
-        pid: a process of our user, or any process where we are root; it has no children yet.
         limits: the job's limits.
-        tasks: ceiling for processes and threads (RLIMIT_NPROC counts them per user and user namespace).
+        tasks: ceiling for processes and threads of the user, in its user namespace.
 
-    Raises:
-        OSError: the process is gone, or is not ours.
+    Returns:
+        Commands for sh, each ended by a semicolon.
 
-    Source: Linux manual pages prlimit(2), proc(5) (oom_score_adj: 1000 is the first to go when memory runs out).
+    Source: POSIX ulimit; `-u` is bash's name and `-p` dash's for RLIMIT_NPROC; proc(5), oom_score_adj: 1000 is the
+        first to go when the machine runs out of memory.
     """
-    ceilings = [
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, limits.disk_bytes),
-        (resource.RLIMIT_NOFILE, limits.files),
-        (resource.RLIMIT_NPROC, tasks),
-    ]
+    ceilings = {"c": 0, "f": math.ceil(limits.disk_bytes / 512), "n": limits.files}
     if limits.cpu_s is not None:
-        ceilings.append((resource.RLIMIT_CPU, math.ceil(limits.cpu_s) + 1))
-    for kind, ceiling in ceilings:
-        _, hard = resource.prlimit(pid, kind)
-        value = ceiling if hard == resource.RLIM_INFINITY else min(ceiling, hard)
-        resource.prlimit(pid, kind, (value, value))
-    os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
-    with contextlib.suppress(OSError):  # hardened kernels hide the file; then the job is killed in its turn
-        Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
+        ceilings["t"] = math.ceil(limits.cpu_s) + 1
+    commands = [f"ulimit -{option} {ceiling} 2>/dev/null" for option, ceiling in ceilings.items()]
+    commands.append(f"ulimit -u {tasks} 2>/dev/null || ulimit -p {tasks} 2>/dev/null")
+    commands.append("{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null")
+    return "".join(f"{command}; " for command in commands)

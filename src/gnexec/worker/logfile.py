@@ -27,6 +27,7 @@ class LogFile:
     """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
+        self.path = path
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file = os.open(path, flags, 0o600)
         self._outlet, self.inlet = os.pipe()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import platform
 import pwd
+import re
 import shutil
 import subprocess
 import tempfile
@@ -27,33 +28,26 @@ from typing import Final
 
 from gnexec.errors import BadConfiguration, GnexecError
 from gnexec.worker import seccomp
-from gnexec.worker.limits import MIB, Limits
+from gnexec.worker.limits import MIB, Limits, preamble
 from gnexec.worker.workdir import Identity, barrier
 
 WORK: Final = Path("/work")
 """Where a sandboxed job finds its work directory."""
 
+_SCRATCH: Final = Path("/tmp")  # noqa: S108 - the sandbox's own, not the machine's
+
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 _JOB_ID: Final = 1000  # user and group inside the sandbox; which user it is outside does not show
 _DETECT_S: Final = 20.0
 
+_SPARE_TASKS: Final = 6  # the sandbox's own first process, and room for the poll to see the limit exceeded
+_SPARE_PLAIN: Final = 64
+
 _SYSTEM: Final = ("/usr", "/gnu/store", "/nix/store")
 _ALIASES: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ETC: Final = (
-    "ld.so.cache",
-    "ld.so.conf",
-    "ld.so.conf.d",
-    "alternatives",
-    "localtime",
-    "nsswitch.conf",
-    "R",
-    "fonts",
-    "java-11-openjdk",
-    "java-17-openjdk",
-    "java-21-openjdk",
-    "perl",
-    "python3",
-    "python3.11",
+    *("ld.so.*", "alternatives", "localtime", "nsswitch.conf", "fonts"),
+    *("R", "java-*", "perl", "python3*"),  # interpreters read their own settings there
 )
 _FORBIDDEN: Final = ("/proc", "/sys", "/dev", "/run", "/etc", "/boot", "/work")
 
@@ -157,19 +151,21 @@ class Launch:
         argv: the command, which waits at its gate until it may go on.
         env: environment of the outermost process.
         cwd: its directory.
-        fds: descriptors to pass on and then to close here.
+        fds: descriptors to pass on.
+        memory: those among `fds` that were made for it, to be closed here once it is started.
     """
 
     argv: list[str]
     env: dict[str, str]
     cwd: Path
-    fds: tuple[int, ...]
+    fds: tuple[int, ...] = ()
+    memory: tuple[int, ...] = ()
 
 
-def environment(env: Mapping[str, str], limits: Limits, home: Path) -> dict[str, str]:
+def environment(env: Mapping[str, str], limits: Limits, home: Path, scratch: Path) -> dict[str, str]:
     """Return a job's whole environment: what it asks for over a few defaults; nothing of the worker's."""
     threads = str(limits.cores)
-    defaults = {"PATH": _PATH, "HOME": str(home), "TMPDIR": "/tmp", "LANG": "C.UTF-8", "USER": "gnexec"}  # noqa: S108
+    defaults = {"PATH": _PATH, "HOME": str(home), "TMPDIR": str(scratch), "LANG": "C.UTF-8", "USER": "gnexec"}
     # Libraries for linear algebra start one thread per processor of the machine unless told otherwise.
     defaults |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), threads)
     return defaults | dict(env)
@@ -180,10 +176,11 @@ def plain(argv: Sequence[str], work: Path, env: Mapping[str, str], limits: Limit
 
     It dies with the worker where setpriv(1) is there to arrange it.
     """
-    gate = ["/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "sh", *argv]
-    if setpriv := shutil.which("setpriv"):
-        gate = [setpriv, "--pdeathsig", "KILL", "--", *gate]
-    return Launch(gate, environment(env, limits, work), work, ())
+    script = f'read -r go || exit 125; {preamble(limits, _ceiling(limits, None))}exec "$@" </dev/null'
+    setpriv = shutil.which("setpriv")
+    mortal = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+    command = [*_gently(), *mortal, "/bin/sh", "-c", script, "sh", *argv]
+    return Launch(command, environment(env, limits, work, work), work)
 
 
 def bubblewrap(
@@ -219,7 +216,11 @@ def bubblewrap(
         raise SandboxUnavailable(reason, f"Run the worker under Linux on {' or '.join(seccomp.MACHINES)}.")
     _check_reach(work, sandbox)
     account = f"gnexec:x:{_JOB_ID}:{_JOB_ID}::/work:/bin/sh\n".encode()
-    passwd, group, rules = _memory(account), _memory(f"gnexec:x:{_JOB_ID}:\n".encode()), _memory(seccomp.program(machine))
+    passwd, group, rules = (
+        _memory(account),
+        _memory(f"gnexec:x:{_JOB_ID}:\n".encode()),
+        _memory(seccomp.program(machine)),
+    )
     size = str(max(limits.memory_bytes // 4, MIB))
     options = [
         *("--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"),
@@ -227,23 +228,25 @@ def bubblewrap(
         *_system(),
         *("--ro-bind-data", str(passwd), "/etc/passwd", "--ro-bind-data", str(group), "/etc/group"),
         *("--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", "/dev/shm", "--remount-ro", "/dev"),  # noqa: S108
-        *("--size", size, "--tmpfs", "/tmp"),  # noqa: S108
+        *("--size", size, "--tmpfs", str(_SCRATCH)),
     ]
     for path in sandbox.readable:
         options += ["--ro-bind", str(path), str(path)]
     # The root is made read-only last: it is a file system in memory, with no bound on its size.
     options += ["--bind", str(work.absolute()), str(WORK), "--chdir", str(WORK), "--remount-ro", "/"]
-    for name, value in environment(env, limits, WORK).items():
+    for name, value in environment(env, limits, WORK, _SCRATCH).items():
         options += ["--setenv", name, value]
     options += ["--seccomp", str(rules)]
-    fds = [passwd, group, rules]
+    memory = (passwd, group, rules)
+    fds = list(memory)
     for option, fd in (("--block-fd", gate), ("--json-status-fd", status)):
         if fd is not None:
             options += [option, str(fd)]
             fds.append(fd)
     # The shell tells a command that cannot be started (127, 126) from a sandbox that cannot be made.
-    inner = ["/bin/sh", "-c", 'exec "$@"', "sh", *argv]
-    return Launch([bwrap, *options, "--", *inner], {"PATH": _PATH}, Path("/"), tuple(fds))
+    script = f'{preamble(limits, _ceiling(limits, sandbox))}exec "$@"'
+    inner = ["/bin/sh", "-c", script, "sh", *argv]
+    return Launch([*_gently(), bwrap, *options, "--", *inner], {"PATH": _PATH}, Path("/"), tuple(fds), memory)
 
 
 def detect(sandbox: Sandbox | None = None) -> Availability:
@@ -274,10 +277,12 @@ def detect(sandbox: Sandbox | None = None) -> Availability:
                     capture_output=True,
                     check=False,
                     timeout=_DETECT_S,
-                    **as_identity(sandbox.identity),
+                    user=sandbox.identity.uid if sandbox.identity else None,
+                    group=sandbox.identity.gid if sandbox.identity else None,
+                    extra_groups=[] if sandbox.identity else None,
                 )
             finally:
-                for fd in launch.fds:
+                for fd in launch.memory:
                     os.close(fd)
         if ended.returncode != 0:
             raise explain(ended.stderr.decode(errors="replace"))
@@ -303,8 +308,7 @@ def explain(stderr: str) -> SandboxUnavailable:
         (
             "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
             "1",
-            "Allow bwrap user namespaces in an AppArmor profile, or: sysctl "
-            "kernel.apparmor_restrict_unprivileged_userns=0.",
+            "Give bwrap an AppArmor profile with `userns,`: the package apparmor-profiles has one.",
         ),
     )
     for file, value, mend in known:
@@ -325,11 +329,23 @@ def explain(stderr: str) -> SandboxUnavailable:
     return SandboxUnavailable(reason, "Run `gnexec doctor`, and `bwrap --ro-bind / / true` by hand.")
 
 
-def as_identity(identity: Identity | None) -> dict[str, int | list[int]]:
-    """Return the arguments by which `subprocess` starts a process under another user, without any other group."""
-    if identity is None:
-        return {}
-    return {"user": identity.uid, "group": identity.gid, "extra_groups": []}
+def _gently() -> list[str]:
+    """Return the prefix that gives a command the lowest priority: the machine's owner comes first."""
+    nice = shutil.which("nice")
+    return [nice, "-n", "19"] if nice else []
+
+
+def _ceiling(limits: Limits, kind: Kind) -> int:
+    """Return the ceiling of processes and threads for the kernel to keep.
+
+    Since Linux 5.14 they are counted for each user namespace, so that a sandbox has its own count. Elsewhere all of
+    the user's count, and the ceiling only brakes a fork bomb until the poll sees it.
+    """
+    version = re.match(r"(\d+)\.(\d+)", platform.release())
+    if kind is Kind.BUBBLEWRAP and version and (int(version[1]), int(version[2])) >= (5, 14):
+        return limits.processes + _SPARE_TASKS
+    running = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[2])
+    return running + limits.processes + _SPARE_PLAIN
 
 
 def _check_reach(work: Path, sandbox: Sandbox) -> None:
@@ -350,11 +366,12 @@ def _system() -> list[str]:
             options += ["--ro-bind", name, name]
     for name in _ALIASES:
         if Path(name).is_symlink():
-            options += ["--symlink", os.readlink(name), name]
+            options += ["--symlink", str(Path(name).readlink()), name]
         elif Path(name).is_dir():
             options += ["--ro-bind", name, name]
-    for name in _ETC:
-        options += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    for pattern in _ETC:
+        for path in sorted(Path("/etc").glob(pattern)):
+            options += ["--ro-bind-try", str(path), str(path)]
     return options
 
 

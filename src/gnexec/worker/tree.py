@@ -53,6 +53,10 @@ class Tree:
 
     def members(self) -> list[psutil.Process]:
         """Return the living processes of the run, its first one among them."""
+        return [process for process in self.remains() if lives(process)]
+
+    def remains(self) -> list[psutil.Process]:
+        """Return the processes of the run, with those that have ended and that nobody has waited for yet."""
         pids = set(_descendants(self._root))
         if self._group:
             pids |= self._group.pids()
@@ -63,7 +67,7 @@ class Tree:
         for pid in pids - self._seen.keys():
             with contextlib.suppress(psutil.Error):
                 self._seen[pid] = psutil.Process(pid)
-        self._seen = {pid: process for pid, process in self._seen.items() if _lives(process)}
+        self._seen = {pid: process for pid, process in self._seen.items() if process.is_running()}
         return list(self._seen.values())
 
     def sample(self) -> Sample:
@@ -88,7 +92,10 @@ class Tree:
         return total
 
     def _is_marked(self, pid: int) -> bool:
+        """Tell whether an adopted process is of this run: by its session, or by the mark in its environment."""
         with contextlib.suppress(OSError):
+            if os.getsid(pid) == self._root:
+                return True
             return self._mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         return False
 
@@ -103,9 +110,9 @@ def unlinked_bytes(pids: Iterable[int], device: int) -> int:
     sizes: dict[int, int] = {}
     for pid in pids:
         with contextlib.suppress(OSError):
-            for fd in os.listdir(f"/proc/{pid}/fd"):
+            for file in Path(f"/proc/{pid}/fd").iterdir():
                 with contextlib.suppress(OSError):
-                    stat = os.stat(f"/proc/{pid}/fd/{fd}")
+                    stat = file.stat()
                     if stat.st_nlink == 0 and stat.st_dev == device:
                         sizes[stat.st_ino] = stat.st_blocks * 512
     return sum(sizes.values())
@@ -130,8 +137,8 @@ def _children(pid: int) -> list[int]:
     """Read a process's children, of all its threads; by a search of all processes where the kernel has no list."""
     children: list[int] = []
     try:
-        for task in os.listdir(f"/proc/{pid}/task"):
-            children += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            children += map(int, (task / "children").read_text().split())
     except FileNotFoundError:
         if Path("/proc/self/task").exists() and not Path(f"/proc/self/task/{os.getpid()}/children").exists():
             with contextlib.suppress(psutil.Error):
@@ -141,7 +148,8 @@ def _children(pid: int) -> list[int]:
     return children
 
 
-def _lives(process: psutil.Process) -> bool:
+def lives(process: psutil.Process) -> bool:
+    """Tell whether a process runs, as against one that has ended or waits to be reaped."""
     with contextlib.suppress(psutil.Error):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
     return False

@@ -13,7 +13,7 @@ from itertools import islice
 from gnexec.core.events import Offer
 from gnexec.core.ready import LineKey
 from gnexec.core.terms import Needs
-from gnexec.core.world import World, WorkerRecord
+from gnexec.core.world import WorkerRecord, World
 from gnexec.ids import ANONYMOUS
 
 

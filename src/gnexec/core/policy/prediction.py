@@ -1,8 +1,8 @@
 """How long work takes: what was seen, and what it promises.
 
 Statistics are kept for each program over the wall times of its successful attempts. The prediction is a mean with a
-range of two standard deviations of the mean's terms; without any observation, the submitter's own estimate; without that,
-nothing: an unknown time is said to be unknown.
+range of two standard deviations of the mean's terms; without any observation, the submitter's own estimate; without
+that, nothing: an unknown time is said to be unknown.
 """
 
 from __future__ import annotations

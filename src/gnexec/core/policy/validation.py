@@ -30,9 +30,4 @@ def missing_comparisons(job: Job) -> list[Compared]:
     """Return the comparisons of result pairs that are not yet recorded, earlier result first."""
     done = {(a, b) for a, b, _ in job.comparisons}
     have = results(job)
-    return [
-        compare_exact(job, a, b)
-        for j, b in enumerate(have)
-        for a in have[:j]
-        if (a.number, b.number) not in done
-    ]
+    return [compare_exact(job, a, b) for j, b in enumerate(have) for a in have[:j] if (a.number, b.number) not in done]

@@ -1,0 +1,167 @@
+"""What an event means for single jobs: `steps(event, seq, at_ms)` takes it apart, for live use and for replay alike.
+
+A step is raw: it says what happened to one job, not whether that was possible, nor what the job looks like afterwards.
+Both are `gnexec.core.job`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gnexec.core.events import (
+    AnyEvent,
+    AttemptsLapsed,
+    AttemptState,
+    Compared,
+    Equivocated,
+    HandedOut,
+    JobDecided,
+    LeaseExtended,
+    OwnerWithdrew,
+    RefusalNoted,
+    Reported,
+    ResultsReported,
+    Submitted,
+)
+from gnexec.core.terms import Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """The job was handed in.
+
+    Attributes:
+        digest: the job digest, hexadecimal. spec: salted digest of its specification, hexadecimal.
+    """
+
+    job: int
+    digest: str
+    spec: str
+    terms: Terms
+    project: str
+    owner: str
+    at_ms: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Someone else, or someone again, wants the same; the stricter redundancy holds."""
+
+    owner: str
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """An attempt was handed out."""
+
+    number: int
+    jti: str
+    worker: str
+    owner: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A worker answered for an attempt.
+
+    Attributes:
+        answer: identity of the answer, 32 bytes.
+    """
+
+    jti: str
+    result: Reported
+    answer: bytes
+    at_ms: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lapse:
+    """An attempt ended without an answer."""
+
+    jti: str
+    attempt: int
+    outcome: AttemptState
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """Two results were compared."""
+
+    a: int
+    b: int
+    equal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Decide:
+    """The job was decided."""
+
+    event: JobDecided
+    at_ms: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """An owner wants it no longer."""
+
+    owner: str
+    at_ms: int
+    seq: int
+
+
+Step = Create | Join | Start | Report | Lapse | Compare | Decide | Withdraw
+
+
+def steps(event: AnyEvent, seq: int, at_ms: int) -> Iterator[tuple[int, Step]]:
+    """Take an event apart into what it means for each job: (job id, step), in order.
+
+    Args:
+        event: any event; one that is about no job gives nothing.
+        seq: its place in the log.
+        at_ms: its time.
+    """
+    match event:
+        case Submitted():
+            yield from _submitted(event, seq, at_ms)
+        case HandedOut():
+            for job, number in event.jobs:
+                yield job, Start(number, event.jti, event.worker, event.owner, at_ms)
+        case ResultsReported():
+            answer = bytes.fromhex(event.answer)
+            for result in event.results:
+                yield result.job, Report(event.jti, result, answer, at_ms, seq)
+        case Compared():
+            yield event.job, Compare(event.a, event.b, event.equal)
+        case JobDecided():
+            yield event.job, Decide(event, at_ms, seq)
+        case AttemptsLapsed():
+            for end in event.ends:
+                yield end.job, Lapse(end.jti, end.attempt, end.outcome, at_ms)
+        case OwnerWithdrew():
+            for job in event.jobs:
+                yield job, Withdraw(event.owner, at_ms, seq)
+        case _:
+            return
+
+
+def jobs_of(event: AnyEvent) -> set[int]:
+    """Return the ids of the jobs that an event tells of."""
+    about = {job for job, _ in steps(event, 0, 0)}
+    if isinstance(event, LeaseExtended | RefusalNoted | Equivocated):
+        about.add(event.job)
+    return about
+
+
+def _submitted(event: Submitted, seq: int, at_ms: int) -> Iterator[tuple[int, Step]]:
+    for job, row in enumerate(event.jobs, event.first):
+        terms = event.terms[row.terms]
+        yield job, Create(job, row.digest, row.spec, terms, event.project, event.owner, at_ms, seq)
+    for joined in event.joined:
+        yield joined.job, Join(event.owner, event.terms[joined.terms])

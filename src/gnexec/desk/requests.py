@@ -1,0 +1,99 @@
+"""What is asked of the desk, what comes back, and what a question may look at."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from gnexec.core.commands import Answer, Command
+from gnexec.core.job import Job
+from gnexec.core.world import World
+from gnexec.desk.clock import Clock
+from gnexec.desk.facts import Facts
+from gnexec.desk.sealer import Opened, Sealer
+from gnexec.errors import Refused
+from gnexec.store.contract import Content, Grant, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A durable answer.
+
+    Attributes:
+        opened: entries that hold the caller's results, with their receipts, by seq.
+    """
+
+    answer: Answer
+    opened: dict[int, Opened] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a question may look at: committed state, in order with all decisions. Read only."""
+
+    world: World
+    store: Store
+    sealer: Sealer
+    clock: Clock
+
+    def job(self, job_id: int) -> Job | None:
+        """Return a job, open or closed, or None if there never was one."""
+        return Facts(self.store, self.world).job(job_id)
+
+    def open(self, seq: int) -> Opened:
+        """Open an entry, with its receipt under the newest checkpoint.
+
+        Raises:
+            Refused: not_found.
+        """
+        entries = self.store.entries(seq, seq + 1)
+        if not entries:
+            raise Refused("not_found", f"The log has no entry {seq}.")
+        return self.sealer.open(seq, entries[0], self.store)
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """Something asked of the desk: a command, a question, or grants to keep.
+
+    Attributes:
+        future: who waits for it, or None for the desk itself.
+        answer: what to tell; error: what to raise instead, or None.
+    """
+
+    future: asyncio.Future[Any] | None = None
+    command: Command | None = None
+    question: Callable[[View], Any] | None = None
+    contents: tuple[Content, ...] = ()
+    grants: tuple[Grant, ...] = ()
+    answer: Any = None
+    error: BaseException | None = None
+
+    @property
+    def given_up(self) -> bool:
+        """Whether whoever asked has gone away."""
+        return self.future is not None and self.future.done()
+
+
+def reply(requests: Iterable[Request]) -> None:
+    """Give the answers, each in the event loop that waits for it; called from any thread."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Request]] = {}
+    for request in requests:
+        if request.future is not None:
+            by_loop.setdefault(request.future.get_loop(), []).append(request)
+    for loop, some in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits any more.
+            loop.call_soon_threadsafe(_resolve, some)
+
+
+def _resolve(requests: list[Request]) -> None:
+    for request in requests:
+        if request.future is None or request.given_up:
+            continue
+        if request.error is not None:
+            request.future.set_exception(request.error)
+        else:
+            request.future.set_result(request.answer)

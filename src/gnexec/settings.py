@@ -1,0 +1,119 @@
+"""What an operator sets, with defaults, and where files lie when nobody says otherwise.
+
+A flag goes before an environment variable (`GNEXEC_…`), that before the configuration file, that before the default: the
+command line's parser sees to it. Here are only the values, their ranges and their meaning.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from gnexec.core.events import PolicySet
+from gnexec.core.terms import DataClass
+from gnexec.errors import BadConfiguration
+
+DEFAULT_PORT: Final = 8000
+LONGEST_LEASE_S: Final = 7 * 24 * 3600
+
+
+def data_home() -> Path:
+    """Return the folder for data of this user: XDG_DATA_HOME/gnexec."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "gnexec"
+
+
+def config_home() -> Path:
+    """Return the folder for configuration of this user: XDG_CONFIG_HOME/gnexec."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "gnexec"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """Settings of `gnexec serve`.
+
+    Attributes:
+        data: folder of everything the server keeps: log, blobs, private keys.
+        database: SQLAlchemy URL of the log; None for `log.sqlite` in the data folder.
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one and prints it.
+        origin: name of the log and of the server in every token, for example "gnexec.example.org/log"; taken
+            from the keys once they are made.
+        open_mode: GnExec's version 0.1: no enrolment, any HTTP client is a worker. For a trusted network only.
+        open_trust_all: in open mode, count every hand-out as an owner of its own, so that a quorum can be asked for.
+        allow_raw: let submitters hand in raw commands; always so in open mode.
+        lease_s: a worker must show progress within this time, seconds.
+        grace_s: time added to a job's wall time to give its attempt's hard deadline, seconds.
+        max_open: attempts that one worker may hold at a time.
+        data_class: of jobs that do not say: "project" (entries are withheld) or "public" (released once closed);
+            None stands for public in open mode, project otherwise.
+        max_body_bytes: largest JSON body.
+        max_blob_bytes: largest blob.
+    """
+
+    data: Path
+    database: str | None = None
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    origin: str | None = None
+    open_mode: bool = False
+    open_trust_all: bool = False
+    allow_raw: bool = False
+    lease_s: int = 300
+    grace_s: int = 60
+    max_open: int = 256
+    data_class: DataClass | None = None
+    max_body_bytes: int = 8 << 20
+    max_blob_bytes: int = 1 << 34
+
+    def __post_init__(self) -> None:
+        """Check ranges and contradictions.
+
+        Raises:
+            BadConfiguration: names the setting.
+        """
+        for name, low, high in (
+            ("port", 0, 65535),
+            ("lease_s", 1, LONGEST_LEASE_S),
+            ("grace_s", 0, LONGEST_LEASE_S),
+            ("max_open", 1, 1_000_000),
+            ("max_body_bytes", 1 << 16, 1 << 30),
+            ("max_blob_bytes", 1 << 16, 1 << 40),
+        ):
+            if not low <= getattr(self, name) <= high:
+                msg = f"{name} is {getattr(self, name)}; give a number from {low} to {high}."
+                raise BadConfiguration(msg)
+        if self.open_trust_all and not self.open_mode:
+            msg = "open_trust_all goes with open mode only: start with --open as well."
+            raise BadConfiguration(msg)
+
+    @property
+    def database_url(self) -> str:
+        """The log's database."""
+        return self.database or f"sqlite:///{self.data.absolute() / 'log.sqlite'}"
+
+    @property
+    def private_keys(self) -> Path:
+        """Folder of the private keys."""
+        return self.data / "keys"
+
+    @property
+    def default_class(self) -> DataClass:
+        """Data class of jobs that do not say."""
+        return self.data_class or (DataClass.PUBLIC if self.open_mode else DataClass.PROJECT)
+
+    @property
+    def raw_allowed(self) -> bool:
+        """Whether raw commands may be handed in."""
+        return self.allow_raw or self.open_mode
+
+    @property
+    def policy(self) -> PolicySet:
+        """The numbers that decisions depend on, as the log records them."""
+        return PolicySet(
+            lease_s=self.lease_s,
+            grace_s=self.grace_s,
+            max_open=self.max_open,
+            distinct_owners=not self.open_trust_all,
+        )

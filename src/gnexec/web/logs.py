@@ -1,0 +1,105 @@
+"""The log over HTTP, as files: checkpoint, tiles, entry bundles (C2SP tlog-tiles), and the payloads that are released.
+
+Full tiles never change and may be cached for ever. Payloads are not tiles: they are released later than their leaves.
+"""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gnexec.core.job import Job
+from gnexec.core.release import released
+from gnexec.desk.dispatcher import View
+from gnexec.desk.office import Office
+from gnexec.errors import Refused
+from gnexec.ids import MAX_SAFE_INT
+from gnexec.shapes import PayloadLine
+from gnexec.store.contract import Entry
+from gnexec.tlog.tiles import TILE_WIDTH, TileName, encode_entries, parse_path
+from gnexec.tokens.issued import Scope
+from gnexec.web import reading
+from gnexec.web.resource import Operation, Param, encode
+from gnexec.wire import decode_event
+
+_FOR_EVER = {"Cache-Control": "public, immutable, max-age=31536000"}
+_SOON = {"Cache-Control": "no-cache"}
+
+
+async def checkpoint(_: Request, office: Office) -> Response:
+    """Fetch the newest signed checkpoint."""
+    note = await office.desk.ask(lambda view: view.sealer.note)
+    return Response(note, headers=_SOON, media_type="text/plain")
+
+
+async def vkey(_: Request, office: Office) -> Response:
+    """Fetch the verifier key of the log's checkpoints; better had from somewhere else than the log itself."""
+    return Response(office.keys.log_verifier.vkey + "\n", headers=_SOON, media_type="text/plain")
+
+
+async def tile(request: Request, office: Office) -> Response:
+    """Fetch a tile of hashes, or a bundle of entries."""
+    try:
+        name = parse_path(f"tile/{request.path_params['name']}")
+    except ValueError as err:
+        raise Refused("not_found", f"There is no such tile: {err}.") from err
+    data = await office.desk.ask(lambda view: _tile(view, name))
+    if data is None:
+        raise Refused("not_found", "The log has not grown that far.")
+    full = name.width == TILE_WIDTH
+    return Response(data, headers=_FOR_EVER if full else _SOON, media_type="application/octet-stream")
+
+
+async def payloads(request: Request, office: Office) -> Response:
+    """Fetch salts and payloads of entries, one JSON object a line; what is not released says that it is withheld."""
+    start = reading.integer(request, "start", 0, MAX_SAFE_INT) or 0
+    count = reading.integer(request, "count", 1, TILE_WIDTH) or TILE_WIDTH
+    everything = False
+    if request.headers.get("authorization") is not None:
+        reading.access(request, office, Scope.AUDIT)
+        everything = True
+    lines = await office.desk.ask(lambda view: _payloads(view, start, count, everything=everything))
+    return Response(b"".join(encode(line) + b"\n" for line in lines), headers=_SOON, media_type="application/jsonl")
+
+
+def _tile(view: View, name: TileName) -> bytes | None:
+    if name.level is not None:
+        return view.sealer.tile(name, view.store)
+    first = name.index * TILE_WIDTH
+    entries = view.store.entries(first, first + name.width)
+    return encode_entries(entry.leaf for entry in entries) if len(entries) == name.width else None
+
+
+def _payloads(view: View, start: int, count: int, *, everything: bool) -> list[PayloadLine]:
+    found: dict[int, Job | None] = {}
+
+    def job(number: int) -> Job | None:
+        if number not in found:
+            found[number] = view.job(number)
+        return found[number]
+
+    lines = []
+    for seq, entry in enumerate(view.store.entries(start, start + count), start):
+        shown = everything or released(decode_event(entry.payload), job)
+        lines.append(_line(seq, entry) if shown else PayloadLine(seq=seq, withheld=True))
+    return lines
+
+
+def _line(seq: int, entry: Entry) -> PayloadLine:
+    return PayloadLine(seq=seq, salt=entry.salt.hex(), payload=entry.payload.decode())
+
+
+_START = Param("start", {"type": "integer", "minimum": 0}, "First entry.")
+_COUNT = Param("count", {"type": "integer", "minimum": 1, "maximum": TILE_WIDTH}, "At most this many entries.")
+
+
+def operations() -> list[Operation]:
+    """List the operations."""
+    return [
+        Operation("GET", "/checkpoint", checkpoint, {200: "text/plain"}),
+        Operation("GET", "/log.vkey", vkey, {200: "text/plain"}),
+        Operation("GET", "/tile/{name:path}", tile, {200: "application/octet-stream"}),
+        Operation("GET", "/log/payloads", payloads, {200: "application/jsonl"}, query=(_START, _COUNT)),
+    ]
+
+
