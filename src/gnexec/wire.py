@@ -9,14 +9,15 @@ This module neither hashes leaves into a tree (`gnexec.tlog`) nor gives events a
 
 from __future__ import annotations
 
+import contextlib
 import hmac
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 
 from gnexec.core.events import AnyEvent
 from gnexec.errors import CorruptLog, UnknownEvent
-from gnexec.ids import MAX_SAFE_INT, salted_digest
+from gnexec.ids import DIGEST, MAX_SAFE_INT, salted_digest
 
 LEAF_VERSION: Final = 1
 SALT_BYTES: Final = 16
@@ -40,10 +41,18 @@ class _Tag(msgspec.Struct):
     t: str
 
 
+class _Version(msgspec.Struct):
+    v: int
+
+
 _encode: Final = msgspec.json.Encoder(order="sorted")
 _decode_event: Final[msgspec.json.Decoder[AnyEvent]] = msgspec.json.Decoder(AnyEvent, strict=True)
 _decode_leaf: Final = msgspec.json.Decoder(Leaf, strict=True)
 _decode_tag: Final = msgspec.json.Decoder(_Tag)
+_decode_version: Final = msgspec.json.Decoder(_Version)
+_KNOWN_TAGS: Final = frozenset(kind.__struct_config__.tag for kind in get_args(AnyEvent))
+_UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What a decoder raises for bytes that others made."""
 
 
 def encode_event(event: AnyEvent) -> bytes:
@@ -56,17 +65,19 @@ def decode_event(payload: bytes) -> AnyEvent:
 
     Raises:
         UnknownEvent: it is JSON with a tag that this version does not know.
-        CorruptLog: it is no event at all.
+        CorruptLog: it is no event at all, or has not the form that its tag promises.
     """
     try:
         return _decode_event.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as err:
+    except _UNREADABLE as err:
         try:
             tag = _decode_tag.decode(payload).t
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except _UNREADABLE:
+            tag = None
+        if tag is None or tag in _KNOWN_TAGS:
             msg = f"the payload is not an event: {err}"
             raise CorruptLog(msg) from err
-        msg = f"event {tag!r} is not known to this version of gnexec, or has an unknown form: {err}"
+        msg = f"event {tag!r} is not known to this version of gnexec"
         raise UnknownEvent(msg) from err
 
 
@@ -84,16 +95,24 @@ def decode_leaf(leaf: bytes) -> Leaf:
     """
     try:
         found = _decode_leaf.decode(leaf)
-    except (msgspec.DecodeError, UnicodeDecodeError) as err:
+    except _UNREADABLE as err:
+        _check_version(leaf)
         msg = f"the leaf cannot be read: {err}"
         raise CorruptLog(msg) from err
     if found.v != LEAF_VERSION:
-        msg = f"leaf version {found.v} is not known to this version of gnexec"
-        raise UnknownEvent(msg)
-    if not 0 <= found.at <= MAX_SAFE_INT or leaf != _encode.encode(found):
+        _check_version(leaf)
+    if not 0 <= found.at <= MAX_SAFE_INT or not DIGEST.fullmatch(found.d) or leaf != _encode.encode(found):
         msg = "the leaf is not in canonical form"
         raise CorruptLog(msg)
     return found
+
+
+def _check_version(leaf: bytes) -> None:
+    with contextlib.suppress(*_UNREADABLE):
+        version = _decode_version.decode(leaf).v
+        if version != LEAF_VERSION:
+            msg = f"leaf version {version} is not known to this version of gnexec"
+            raise UnknownEvent(msg)
 
 
 def open_payload(leaf: Leaf, salt: bytes, payload: bytes) -> AnyEvent:

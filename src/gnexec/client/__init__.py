@@ -9,15 +9,17 @@ with Client("http://127.0.0.1:8000") as client:
     print(client.stdout(job.id).decode())
 ```
 
-Everything is synchronous and may be shared between threads. What fails on the way is tried again, which is safe: blobs are
-named by their content, and each submission carries an idempotency key.
+Everything is synchronous and may be shared between threads. What fails on the way is tried again, which is safe: blobs
+are named by their content, and each submission carries an idempotency key.
 
-From below: `transport` (one request, its retries, its errors) · `files` (bytes up and down, checked) · `api` (the calls).
+From below: `transport` (one request, its retries, its errors) · `files` (bytes up and down, checked) · `events` (a
+job's stream) · `api` (the calls).
 Workers speak to the server in their own way (`gnexec.worker`).
 """
 
 from __future__ import annotations
 
-from gnexec.client.api import Client, JobEvent, JobOptions
+from gnexec.client.api import Client, JobOptions
+from gnexec.client.events import JobEvent
 
 __all__ = ["Client", "JobEvent", "JobOptions"]

@@ -13,11 +13,9 @@ from types import TracebackType
 from typing import Any, Final, Self, TypedDict, Unpack
 from urllib.parse import quote
 
-import httpx2
-import msgspec
-
+from gnexec.client.events import JobEvent, stream
 from gnexec.client.files import Moved, download, fetch, upload
-from gnexec.client.transport import Transport
+from gnexec.client.transport import Transport, TryAgain
 from gnexec.core.terms import DataClass, Needs, Redundancy
 from gnexec.errors import Refused
 from gnexec.shapes import (
@@ -60,20 +58,6 @@ class JobOptions(TypedDict, total=False):
     data_class: DataClass | None
     force_recompute: bool
     recompute_on_error: bool
-
-
-class JobEvent(msgspec.Struct, frozen=True):
-    """Something that happened to a job.
-
-    Attributes:
-        id: its place in the stream, by which the stream can be taken up again; "" for none.
-        kind: what happened.
-        data: more of it.
-    """
-
-    id: str
-    kind: str
-    data: dict[str, Any]
 
 
 class Client:
@@ -181,7 +165,7 @@ class Client:
             job: its id.
             wait_s: how long the server may wait for it to be decided before it answers.
         """
-        params = {"wait": wait_s} if wait_s > 0 else None
+        params = {"wait": f"{wait_s:.3f}"} if wait_s > 0 else None
         return self._transport.call("GET", f"/v1/jobs/{job}", JobView, params=params, wait_s=wait_s)
 
     def wait(
@@ -246,6 +230,10 @@ class Client:
         """Return a job's standard output."""
         return self.output(job, "stdout")
 
+    def tail(self, job: int) -> bytes:
+        """Return the newest part of what a running job has printed so far; checked by nobody yet."""
+        return self._transport.fetch(f"/v1/jobs/{job}/stdout")
+
     def stderr(self, job: int) -> bytes:
         """Return a job's standard error."""
         return self.output(job, "stderr")
@@ -265,6 +253,23 @@ class Client:
     def cancel(self, job: int) -> JobView:
         """Withdraw from a job; it stops unless somebody else wants it too."""
         return self._transport.call("POST", f"/v1/jobs/{job}:cancel", JobView)
+
+    def events(self, job: int) -> Iterator[JobEvent]:
+        """Yield what happened to a job, then what happens to it, until it is closed."""
+        last = ""
+        while True:
+            fresh = False
+            try:
+                for event in stream(self._transport, f"/v1/jobs/{job}/events", last):
+                    fresh, last = True, event.id or last
+                    yield event
+            except TryAgain as again:
+                if not fresh:
+                    raise again.error from again
+                continue
+            # A server that stops ends its streams as well: only one that ends at once and without news has no more.
+            if not fresh and self.job(job, wait_s=GLANCE_S).decided_ms is not None:
+                return
 
     def upload(self, source: Path | bytes, *, moved: Moved | None = None) -> str:
         """Make sure that the server holds these bytes, and return their SHA-256 (hexadecimal).

@@ -52,7 +52,10 @@ def upload(transport: Transport, source: Path | bytes, moved: Moved | None = Non
 
     def send() -> None:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
-        with _opened(source) as file, transport.open("PUT", path, content=_chunks(file, moved), headers=headers) as sent:
+        with (
+            _opened(source) as file,
+            transport.open("PUT", path, content=_chunks(file, moved), headers=headers) as sent,
+        ):
             sent.read()
 
     if not transport.persist(held):

@@ -37,7 +37,7 @@ LONGEST_PAUSE_S: Final = 30.0
 MOST_PROBLEM_BYTES: Final = 1 << 20
 
 
-class TryAgain(Exception):  # noqa: N818 -- not an error of its own: it carries one through the retries
+class TryAgain(Exception):
     """Something failed that may go well the next time.
 
     Attributes:
@@ -81,7 +81,7 @@ class Transport:
         """Close its connections."""
         self._http.close()
 
-    def call(  # noqa: PLR0913 -- the parts of a request
+    def call(
         self,
         method: str,
         path: str,
@@ -111,14 +111,26 @@ class Transport:
         content = None if body is None else msgspec.json.encode(body)
         more = dict(headers or {}) | ({} if content is None else {"Content-Type": "application/json"})
 
-        def once() -> T:
+        def once() -> bytes:
             with self.open(method, path, params=params, content=content, headers=more, wait_s=wait_s) as response:
-                data = response.read()
-            try:
-                return msgspec.json.decode(data, type=reply)
-            except (msgspec.DecodeError, UnicodeDecodeError) as err:
-                msg = f"{self.url} answered {method} {path} in a form that is not understood: {err}."
-                raise StrangeAnswer(msg) from err
+                return response.read()
+
+        try:
+            return msgspec.json.decode(self.persist(once), type=reply)
+        except (msgspec.DecodeError, UnicodeDecodeError) as err:
+            msg = f"{self.url} answered {method} {path} in a form that is not understood: {err}."
+            raise StrangeAnswer(msg) from err
+
+    def fetch(self, path: str) -> bytes:
+        """Return the bytes at `path`, as they are.
+
+        Raises:
+            GnexecError: as `call`.
+        """
+
+        def once() -> bytes:
+            with self.open("GET", path) as response:
+                return response.read()
 
         return self.persist(once)
 
@@ -140,7 +152,7 @@ class Transport:
         raise AssertionError  # unreachable: the loop above returns or raises
 
     @contextmanager
-    def open(  # noqa: PLR0913 -- the parts of a request
+    def open(
         self,
         method: str,
         path: str,

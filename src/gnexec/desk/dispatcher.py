@@ -262,7 +262,7 @@ class Dispatcher:
                     if self._stopping:
                         return False
                     self._wake.wait(RETRY_S)
-            except Exception as err:  # noqa: BLE001 -- as in _run
+            except Exception as err:
                 log.critical("the log cannot be folded; nothing is answered any more", exc_info=err)
                 self._refuse_all(err)
                 return False

@@ -1,15 +1,15 @@
 """Who waits for what: tells waiting requests, in their event loop, that something was committed.
 
-Waiting is only a hint to look again; whoever is woken asks the desk anew. So a lost or needless wake-up costs time, never
-truth. Everything here runs in the event loop's thread, except `publish`.
+Waiting is only a hint to look again; whoever is woken asks the desk anew. So a lost or needless wake-up costs time,
+never truth. Everything here runs in the event loop's thread, except `publish`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
 
 from gnexec.core.events import AnyEvent
 from gnexec.core.refs import job_key, refs
@@ -32,14 +32,12 @@ class Feed:
             events: the new events.
             ready: how many jobs wait for a worker now.
         """
-        if self._watchers:
-            keys = {key for event in events for key in refs(event)}
-        else:
-            keys = set()
+        keys = {key for event in events for key in refs(event)} if self._watchers else set()
         if keys or (ready and self._idle):
-            self._loop.call_soon_threadsafe(self._wake, keys, ready)
+            with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits any more.
+                self._loop.call_soon_threadsafe(self._wake, keys, ready)
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def watching(self, job: int) -> AsyncIterator[asyncio.Event]:
         """Give an event that is set whenever something about the job is committed."""
         event = asyncio.Event()
@@ -53,7 +51,7 @@ class Feed:
             if not watchers:
                 del self._watchers[key]
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def idling(self) -> AsyncIterator[asyncio.Event]:
         """Give an event that is set when there may be work: the longest waiting is woken first."""
         event = asyncio.Event()

@@ -62,7 +62,7 @@ def _told(step: Step) -> dict[str, Any]:
         case Join():
             return {"what": "joined"}
         case Start():
-            return {"what": "started", "attempt": step.attempt.number}
+            return {"what": "started", "attempt": step.number}
         case Report():
             return {"what": "reported", "attempt": step.result.attempt, "detail": step.result.outcome.text}
         case Lapse():

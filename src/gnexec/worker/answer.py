@@ -137,9 +137,7 @@ def _signed(  # noqa: PLR0913, PLR0917 -- one argument for each thing that a sta
         outcome=LoggedOutcome(exit=ended.outcome.exit, signal=ended.outcome.signal, limit=ended.outcome.limit),
         outs=outs,
         canon=canon,
-        usage=Usage(
-            cpu_ms=ended.usage.cpu_ms, wall_ms=ended.usage.wall_ms, peak_rss_bytes=ended.usage.peak_rss_bytes
-        ),
+        usage=Usage(cpu_ms=ended.usage.cpu_ms, wall_ms=ended.usage.wall_ms, peak_rss_bytes=ended.usage.peak_rss_bytes),
         started_ms=ended.started_ms,
         ended_ms=ended.ended_ms,
     )

@@ -113,7 +113,7 @@ class Group:
                 os.kill(pid, signal.SIGKILL)
 
     def remove(self) -> None:
-        """Remove the group; one that still holds a process stays, and is swept away by the next worker."""
+        """Remove the group; one that still holds a process stays, and is swept away with the next job."""
         for folder in self._all:
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -200,13 +200,14 @@ def _set(folder: Path, controller: str, limits: Limits) -> bool:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove empty groups that workers who are gone have left behind."""
+    """Remove the groups of workers that are gone, and what still runs in them."""
     with contextlib.suppress(OSError):
         for folder in parent.glob("gnexec-*-*"):
             owner = folder.name.split("-")[1]
             if owner.isdigit() and not Path(f"/proc/{owner}").exists():
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
+                stale = Group({UNIFIED: folder})
+                stale.kill()
+                stale.remove()
 
 
 def _read(path: Path) -> str:

@@ -40,7 +40,6 @@ T = TypeVar("T")
 log = structlog.get_logger("gnexec.worker")
 
 
-
 class _Ordered(Exception):
     """There is an order, and nothing runs yet."""
 
@@ -89,8 +88,11 @@ async def perform(entry: Entry, bench: Bench, leave: asyncio.Event) -> bool:
     orders = asyncio.create_task(_orders(pulse, leave))
     work = bench.jobs / entry.folder.name
     try:
-        async with bench.slots.hold(entry.attempt.needs, lambda waiting: _unless(orders, waiting)):
+        await _unless(orders, bench.slots.take(entry.attempt.needs))
+        try:
             return await _perform(entry, bench, pulse, orders, work)
+        finally:
+            bench.slots.give(entry.attempt.needs)
     except _Ordered as err:
         _obey(entry, bench, err.told)
         return True
@@ -138,9 +140,7 @@ async def _perform(entry: Entry, bench: Bench, pulse: Pulse, orders: asyncio.Tas
         entry.drop()
         return True
     note = told.reason if told is not None else ""
-    await asyncio.to_thread(
-        answer, entry, ended, work, bench.signer, now_s=int(bench.link.now_s()), note=note
-    )
+    await asyncio.to_thread(answer, entry, ended, work, bench.signer, now_s=int(bench.link.now_s()), note=note)
     log.info(
         "job ended",
         job=attempt.work.id,

@@ -97,7 +97,7 @@ async def launch(
     process: subprocess.Popen[bytes] | None = None
     try:
         if status is None:
-            process = _popen(plain(argv, work, {**env, MARK: name}, limits), sandbox, logs, inlet)
+            process = _popen(plain(argv, work, {**env, MARK: name}, limits, sandbox), sandbox, logs, inlet)
             return Child(process, process.pid, gate, None)
         reports, report = os.pipe()
         await status.attach(reports)

@@ -220,7 +220,13 @@ class Link:
         await self.close()
 
     async def _call(
-        self, method: str, path: str, secret: str | None = None, *, headers: Mapping[str, str] = {}, **more: Any  # noqa: ANN401 -- httpx2's own
+        self,
+        method: str,
+        path: str,
+        secret: str | None = None,
+        *,
+        headers: Mapping[str, str] = {},
+        **more: Any,  # noqa: ANN401 -- httpx2's own
     ) -> httpx2.Response:
         kinds = _JSON if isinstance(more.get("content"), bytes) else {}
         try:

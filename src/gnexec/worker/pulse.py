@@ -132,8 +132,7 @@ class Pulse:
         usage = self.run.usage() if self.run else None
         body = StatusBody(
             progress=self._read_progress(),
-            usage=usage
-            and UsageBody(cpu_ms=usage.cpu_ms, wall_ms=usage.wall_ms, peak_rss_bytes=usage.peak_rss_bytes),
+            usage=usage and UsageBody(cpu_ms=usage.cpu_ms, wall_ms=usage.wall_ms, peak_rss_bytes=usage.peak_rss_bytes),
             stdout=text or None,
             stdout_offset=self._sent,
         )

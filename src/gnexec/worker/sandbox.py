@@ -13,6 +13,7 @@ Source: bwrap(1) of bubblewrap 0.8, which refuses `--disable-userns` without `--
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import pwd
@@ -171,12 +172,13 @@ def environment(env: Mapping[str, str], limits: Limits, home: Path, scratch: Pat
     return defaults | dict(env)
 
 
-def plain(argv: Sequence[str], work: Path, env: Mapping[str, str], limits: Limits) -> Launch:
+def plain(argv: Sequence[str], work: Path, env: Mapping[str, str], limits: Limits, sandbox: Sandbox) -> Launch:
     """Wrap a command as an ordinary process, which waits for a line on its standard input.
 
-    It dies with the worker where setpriv(1) is there to arrange it.
+    It dies with the worker where setpriv(1) is there to arrange it. Its own children then live on until the next
+    worker sweeps their control group away, and without one until they end: a reason to want the sandbox.
     """
-    script = f'read -r go || exit 125; {preamble(limits, _ceiling(limits, None))}exec "$@" </dev/null'
+    script = f'read -r go || exit 125; {preamble(limits, _ceiling(limits, sandbox))}exec "$@" </dev/null'
     setpriv = shutil.which("setpriv")
     mortal = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
     command = [*_gently(), *mortal, "/bin/sh", "-c", script, "sh", *argv]
@@ -335,16 +337,21 @@ def _gently() -> list[str]:
     return [nice, "-n", "19"] if nice else []
 
 
-def _ceiling(limits: Limits, kind: Kind) -> int:
+def _ceiling(limits: Limits, sandbox: Sandbox) -> int:
     """Return the ceiling of processes and threads for the kernel to keep.
 
     Since Linux 5.14 they are counted for each user namespace, so that a sandbox has its own count. Elsewhere all of
     the user's count, and the ceiling only brakes a fork bomb until the poll sees it.
     """
     version = re.match(r"(\d+)\.(\d+)", platform.release())
-    if kind is Kind.BUBBLEWRAP and version and (int(version[1]), int(version[2])) >= (5, 14):
+    if sandbox.kind is Kind.BUBBLEWRAP and version and (int(version[1]), int(version[2])) >= (5, 14):
         return limits.processes + _SPARE_TASKS
-    running = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[2])
+    uid = sandbox.identity.uid if sandbox.identity else os.getuid()
+    running = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if process.stat().st_uid == uid:
+                running += sum(1 for _ in (process / "task").iterdir())
     return running + limits.processes + _SPARE_PLAIN
 
 
