@@ -212,3 +212,18 @@ def test_token_of_one_kind_is_refused_as_any_other(made: Claims, wanted: Claims)
 def test_typ_of_another_spelling_is_refused(typ: str | None) -> None:
     """The type is compared exactly."""
     assert refusal(JOB, forge(header_of(JOB, typ=typ), payload_of(JOB))).code == "bad_token"
+
+
+@pytest.mark.parametrize("claims", SAMPLES, ids=name_of)
+def test_claimed_type_only_chooses_the_reader(claims: Claims) -> None:
+    """A forged token has the type that it claims, and is then refused by the reader of that type."""
+    stranger = Ed25519PrivateKey.from_private_bytes(bytes(32))
+    text = forge(header_of(claims), payload_of(claims), stranger)
+    assert jws.claimed_typ(text) == claims.TYP
+    assert refusal(claims, text).code == "bad_signature"
+
+
+@pytest.mark.parametrize("text", ["", "a.b.c", "A" * 10_000_000, "e30.e30.AA", "W10.e30.AA", "gnexec-job+jwt"])
+def test_text_that_is_no_token_claims_no_type(text: str) -> None:
+    """Nothing is raised, whatever is sent."""
+    assert jws.claimed_typ(text) is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,7 +72,7 @@ class Bench:
 
     def sh(self, script: str, limits: Limits | None = None, **more: int) -> Result:
         """Run a shell script to its end."""
-        return self.run(["/bin/sh", "-c", script], limits, **more)
+        return self.run(["/bin/sh", "-c", script], limits, {}, **more)
 
     def py(self, code: str, *args: str, limits: Limits | None = None) -> Result:
         """Run a Python program to its end."""
@@ -91,7 +90,8 @@ def folder() -> Iterator[Path]:
 
 
 def _bench(folder: Path, kind: Kind) -> Bench:
-    python, readable = "/usr/bin/python3", ()
+    python = "/usr/bin/python3"
+    readable: tuple[Path, ...] = ()
     if not Path(python).exists():
         python, readable = sys.executable, (Path(sys.base_prefix), Path(sys.prefix))
     sandbox = Sandbox(kind, readable)
@@ -131,6 +131,13 @@ def watched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return str(request.param)
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` holds, for a minute at most."""
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 - another process changes it, which sets no event here
+            await asyncio.sleep(0.01)
+
+
 @pytest.fixture
 def survivors() -> Callable[[str], list[int]]:
     """Find living processes that have a word on their command line."""
@@ -143,9 +150,3 @@ def survivors() -> Callable[[str], list[int]]:
         ]
 
     return find
-
-
-@pytest.fixture
-def is_root() -> bool:
-    """Whether these tests run as root."""
-    return os.geteuid() == 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -230,7 +229,7 @@ def test_environment_of_the_worker_does_not_leak(bench: Bench, monkeypatch: pyte
 def test_descriptors_of_the_worker_do_not_leak(bench: Bench) -> None:
     """The job holds its three standard streams and nothing else."""
     with (bench.folder / "open").open("w") as file:
-        os.set_inheritable(file.fileno(), True)
+        os.set_inheritable(file.fileno(), True)  # noqa: FBT003 - the function takes it so
         code = "import os\nprint(sorted(map(int, os.listdir('/proc/self/fd')))[:-1])"
         assert bench.py(code).out == "[0, 1, 2]\n"
 
@@ -257,9 +256,7 @@ def test_becoming_root_is_held(caged: Bench) -> None:
     assert (caged.work / "owned").stat().st_uid != 0
 
 
-def test_fork_bomb_is_held(
-    bench: Bench, watched: str, survivors: Callable[[str], list[int]]
-) -> None:
+def test_fork_bomb_is_held(bench: Bench, watched: str, survivors: Callable[[str], list[int]]) -> None:
     """A fork bomb ends by its limit, with none of it left."""
     word = f"bomb-{secrets.token_hex(8)}"
     code = "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass"
@@ -270,7 +267,13 @@ def test_fork_bomb_is_held(
 
 def test_hundred_gigabyte_file_is_held(caged: Bench) -> None:
     """A file of 100 GB can be neither declared nor written."""
-    code = "import os\ntry:\n    os.truncate(os.open('big', os.O_CREAT | os.O_RDWR), 100 << 30)\nexcept OSError:\n    print('held')"
+    code = """
+import os
+try:
+    os.truncate(os.open("big", os.O_CREAT | os.O_RDWR), 100 << 30)
+except OSError:
+    print("held")
+"""
     assert caged.py(code, limits=Limits(disk_bytes=16 * MIB)).out == "held\n"
     assert caged.sh("head -c 100G /dev/zero >big", Limits(disk_bytes=16 * MIB, wall_s=60)).text == "limit (disk)"
 
@@ -294,11 +297,9 @@ time.sleep(3600)
     assert caged.py(code, limits=Limits(disk_bytes=16 * MIB, wall_s=60)).text == "limit (disk)"
 
 
-def test_hiding_files_in_a_closed_directory_is_held(bench: Bench, is_root: bool) -> None:
-    """A directory that is closed to us does not hide what it holds."""
-    script = "mkdir d; cd d; chmod 0 .; i=0; while :; do i=$((i+1)); head -c 1M /dev/zero >f$i; [ $i = 4 ] && sleep 3600; done"
-    if is_root:  # permissions do not stop root from measuring, so that more must be written
-        script = "mkdir d; chmod 300 d; cd d; i=0; while :; do i=$((i+1)); head -c 1M /dev/zero >f$i; done"
+def test_hiding_files_in_a_closed_directory_is_held(bench: Bench) -> None:
+    """A directory that is closed to us does not hide what it holds; root is not stopped from measuring it."""
+    script = "mkdir d; cd d; chmod 300 .; i=0; while :; do i=$((i+1)); head -c 1M /dev/zero >f$i; done"
     assert bench.sh(script, Limits(disk_bytes=16 * MIB, wall_s=60)).text == "limit (disk)"
 
 
@@ -333,9 +334,7 @@ while not os.path.exists("ready"):
     assert survivors(word) == []
 
 
-def test_stream_held_open_by_a_survivor_does_not_delay_the_end(bench: Bench) -> None:
+def test_output_held_open_by_a_survivor_does_not_delay_the_end(bench: Bench) -> None:
     """The end of a job is the end of its first process, whoever still holds its output."""
-    result = bench.sh("sleep 3600 & echo done")
+    result = bench.sh("sleep 3600 & echo done", Limits(wall_s=600))
     assert (result.text, result.out) == ("success", "done\n")
-    assert result.ended.usage.wall_ms < 3_600_000
-    assert threading.active_count() < 50

@@ -17,6 +17,7 @@ from gnexec.web.app import make_app
 
 log = structlog.get_logger("gnexec.serve")
 SHUTDOWN_S = 10
+KEEP_ALIVE_S = 75
 
 
 def serve(settings: ServerSettings) -> None:
@@ -43,6 +44,7 @@ def serve(settings: ServerSettings) -> None:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
         h11_max_incomplete_event_size=64 << 10,
     )
     server = _Server(config, settings, keys)

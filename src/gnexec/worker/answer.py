@@ -1,7 +1,7 @@
 """What came of an attempt, in the form in which the server takes it: a signed statement, or open mode's plain body.
 
-Signed: outputs and logs are blobs, a manifest names them all and is a blob itself, the statement names the manifest. Open
-mode: small outputs lie within the body, larger ones are blobs as well.
+Signed: outputs and logs are blobs, a manifest names them all and is a blob itself, the statement names the manifest.
+Open mode: small outputs lie within the body, larger ones are blobs as well.
 
 Rules:
 - An answer is made once and kept; what is sent again is the same bytes.
@@ -24,13 +24,13 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from gnexec.core.events import Outcome as LoggedOutcome
+from gnexec.core.events import Outcome
 from gnexec.core.spec import STDOUT, Manifest, Spec, Stored, encode_manifest, manifest_digests, voted_digest
 from gnexec.ids import attempt_id, sha256_hex
 from gnexec.shapes import InlineFile, ResultBody, UsageBody
 from gnexec.tokens import Environment, Result, ResultClaims, Usage, sign
 from gnexec.worker.collect import Output, collect, keep
-from gnexec.worker.execute import MAX_LOG_BYTES, Ended, Outcome
+from gnexec.worker.execute import MAX_LOG_BYTES, Ended
 from gnexec.worker.limits import Halt
 from gnexec.worker.spool import Attempt, Entry, Finished
 
@@ -109,7 +109,7 @@ def answer(entry: Entry, ended: Ended, work: Path | None, signer: Signer | None,
     entry.finish(finished)
 
 
-def _signed(  # noqa: PLR0913, PLR0917 -- one argument for each thing that a statement speaks of
+def _signed(
     attempt: Attempt,
     ended: Ended,
     outputs: Mapping[str, Output],
@@ -134,7 +134,7 @@ def _signed(  # noqa: PLR0913, PLR0917 -- one argument for each thing that a sta
         job=attempt.work.id,
         att=attempt.number,
         dig=attempt.work.digest,
-        outcome=LoggedOutcome(exit=ended.outcome.exit, signal=ended.outcome.signal, limit=ended.outcome.limit),
+        outcome=ended.outcome,
         outs=outs,
         canon=canon,
         usage=Usage(cpu_ms=ended.usage.cpu_ms, wall_ms=ended.usage.wall_ms, peak_rss_bytes=ended.usage.peak_rss_bytes),

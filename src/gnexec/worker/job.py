@@ -1,15 +1,16 @@
-"""One attempt, from its hand-out to the answer in the spool: work directory, inputs, run, heartbeat, outputs, cleaning up.
+"""One attempt, from its hand-out to the answer in the spool: directory, inputs, run, heartbeat, outputs, cleaning up.
 
 `perform` returns when an answer is kept, or when the attempt is dropped; sending is `gnexec.worker.report`. Orders come
-from the server by the heartbeat, or from the worker when it leaves; the job then gets SIGTERM, and SIGKILL after its grace.
+from the server by the heartbeat, or from the worker when it leaves; the job then gets SIGTERM, and SIGKILL after its
+grace.
 
 A job finds, beside what it asks for: HOME (its work directory, also the current one), TMPDIR, PATH, LANG=C.UTF-8,
 GNEXEC_JOB_ID, GNEXEC_ATTEMPT, GNEXEC_SEED (where it has a seed), and GNEXEC_PROGRESS, a file into which it may write a
 number from 0 to 1. Nothing of the worker's environment is passed on.
 
 Rules:
-- What keeps a job from being run at all (an input, the sandbox, the disk) is never the job's fault: the attempt is given
-  back as preempted, with the reason at the end of its standard error.
+- What keeps a job from being run at all (an input, the sandbox, the disk) is never the job's fault: the attempt is
+  given back as preempted, with the reason at the end of its standard error.
 - Whatever happens, the work directory is removed, and no process of the job is left.
 """
 
@@ -20,13 +21,14 @@ import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
+from gnexec.core.events import Outcome
 from gnexec.shapes import JobWork
 from gnexec.worker.answer import Signer, answer
-from gnexec.worker.execute import Ended, Outcome, start
+from gnexec.worker.execute import Ended, start
 from gnexec.worker.inputs import Inputs, InputUnavailable
 from gnexec.worker.limits import Halt, Limits, Usage
 from gnexec.worker.link import Link
@@ -48,14 +50,14 @@ class _Ordered(Exception):
         self.told = told
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Bench:
     """What an attempt is performed with.
 
     Attributes:
         link: the server. inputs: the cache of inputs. slots: what the machine offers. sandbox: how jobs are kept apart.
         jobs: where work directories are made.
-        signer: None in open mode.
+        signer: None in open mode; another one when the worker had to enrol anew.
         grace_s: seconds between SIGTERM and SIGKILL for a job that is to stop.
         cut_off_s: see `gnexec.worker.pulse`.
     """
@@ -117,7 +119,7 @@ def give_back(entry: Entry, bench: Bench, reason: str) -> None:
 
 async def _perform(entry: Entry, bench: Bench, pulse: Pulse, orders: asyncio.Task[Told], work: Path) -> bool:
     attempt = entry.attempt
-    work.mkdir(mode=0o700)
+    await asyncio.to_thread(work.mkdir, mode=0o700)
     await _unless(orders, bench.inputs.provide(attempt.work.inputs, work, attempt.token, attempt.needs.disk_bytes))
     limits = limits_of(attempt)
     env = environment(attempt, WORK if bench.sandbox.kind is Kind.BUBBLEWRAP else work)

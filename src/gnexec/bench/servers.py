@@ -1,0 +1,115 @@
+"""Servers under test, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from gnexec.ids import b64url
+from gnexec.keys import load, new_keys
+from gnexec.tokens.issued import AccessClaims, Scope, write_scope
+from gnexec.tokens.reading import sign
+
+ORIGIN = "bench.example/gnexec"
+HOST = "127.0.0.1"
+_PORT = re.compile(r"http://[^:]+:(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server under test."""
+
+    port: int
+    process: subprocess.Popen[str]
+
+    def resident_bytes(self) -> int:
+        """Return its resident memory."""
+        return int(psutil.Process(self.process.pid).memory_info().rss)
+
+
+@contextmanager
+def gnexec_server(data: Path) -> Iterator[Server]:
+    """Run `gnexec serve` over a new SQLite log in `data`."""
+    new_keys(data / "keys", data / "public", ORIGIN)
+    flags = ["--data", str(data), "--port", "0", "--allow-raw", "--max-open", "100000"]
+    with _running([sys.executable, "-m", "gnexec", "serve", *flags]) as server:
+        yield server
+
+
+@contextmanager
+def trivial_server() -> Iterator[Server]:
+    """Run the trivial Starlette route under the same uvicorn."""
+    with _running([sys.executable, "-m", "gnexec.bench.servers"]) as server:
+        yield server
+
+
+def access_token(data: Path, name: str, *scopes: Scope) -> str:
+    """Issue an access token for the server over `data`."""
+    now = int(time.time())
+    claims = AccessClaims(
+        iss=ORIGIN,
+        aud=ORIGIN,
+        jti=b64url(secrets.token_bytes(16)),
+        sub=name,
+        scope=write_scope(scopes),
+        project="bench",
+        iat=now,
+        exp=now + 24 * 3600,
+    )
+    return sign(claims, load(data / "keys").token_current)
+
+
+@contextmanager
+def _running(command: list[str]) -> Iterator[Server]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 -- our own command
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) > 1:
+        psutil.Process(process.pid).cpu_affinity([cores[0]])
+    try:
+        yield Server(_port(process), process)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _port(process: subprocess.Popen[str]) -> int:
+    if process.stdout is not None:
+        for line in process.stdout:
+            found = _PORT.search(line)
+            if found:
+                return int(found[1])
+    msg = "the server under test did not start"
+    raise ConnectionError(msg)
+
+
+async def _hello(_: Request) -> PlainTextResponse:
+    return PlainTextResponse("hello")
+
+
+def _serve_trivial() -> None:
+    import socket
+
+    import uvicorn
+
+    listening = socket.create_server((HOST, 0), backlog=2048)
+    print(f"http://{HOST}:{listening.getsockname()[1]}", flush=True)  # noqa: T201 -- read by `_port`
+    config = uvicorn.Config(Starlette(routes=[Route("/", _hello)]), log_level="warning", access_log=False)
+    uvicorn.Server(config).run([listening])
+
+
+if __name__ == "__main__":
+    _serve_trivial()

@@ -1,0 +1,64 @@
+"""Which server, and by which right: what all commands share that talk to one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+from cyclopts import Parameter
+
+from gnexec.settings import DEFAULT_PORT, config_home
+
+if TYPE_CHECKING:
+    from gnexec.client import Client
+
+PATIENCE_S: Final = 5.0
+"""How long a server that does not answer is tried again, before it is known to be there."""
+LONG_PATIENCE_S: Final = 600.0
+"""The same once a job was handed in: a restart of the server is no reason to give up."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """Which server, and by which right.
+
+    Attributes:
+        server: Address of the server.
+        token_file: File with the access token. Else GNEXEC_TOKEN has the token itself, or the file `token` in the
+            folder of your settings.
+    """
+
+    server: Annotated[str, Parameter(env_var="GNEXEC_SERVER")] = f"http://127.0.0.1:{DEFAULT_PORT}"
+    token_file: Annotated[Path | None, Parameter(env_var="GNEXEC_TOKEN_FILE")] = None
+
+    def client(self, patience_s: float = PATIENCE_S) -> Client:
+        """Return a client for the server.
+
+        Raises:
+            BadConfiguration: the address or the token's file cannot be used.
+        """
+        from gnexec.client import Client
+
+        return Client(self.server, self.token(), patience_s=patience_s)
+
+    def token(self) -> str | None:
+        """Return the access token, or None where there is none.
+
+        Raises:
+            BadConfiguration: the file named is not there, or others may read it.
+        """
+        from gnexec.keys.files import read_private
+
+        if self.token_file is None and (given := os.environ.get("GNEXEC_TOKEN")):
+            return given.strip()
+        file = self.token_file or config_home() / "token"
+        if self.token_file is None and not file.exists():
+            return None
+        return read_private(file).decode("ascii", errors="replace").strip()
+
+
+here: Final = Connection()
+"""Nothing said: the default server."""

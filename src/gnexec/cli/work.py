@@ -1,0 +1,204 @@
+"""`gnexec worker URL`: lend this machine's spare time to a server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+from urllib.parse import urlsplit
+
+import structlog
+from cyclopts import Parameter
+
+from gnexec.core.events import Offer
+from gnexec.errors import BadConfiguration
+from gnexec.settings import data_home
+from gnexec.worker import capabilities
+from gnexec.worker.agent import Agent, Exit, Plan
+from gnexec.worker.limits import GIB
+from gnexec.worker.sandbox import Kind, Sandbox, detect, unprivileged
+from gnexec.worker.statedir import StateDir
+
+N = TypeVar("N", int, float)
+
+INTERRUPTED = 130
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+_LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def worker(  # noqa: PLR0913 -- one argument for each option
+    url: str,
+    /,
+    *,
+    slots: int | None = None,
+    cores: int | None = None,
+    memory: str | None = None,
+    disk: str | None = None,
+    name: str | None = None,
+    owner_token_file: Path | None = None,
+    state: Path | None = None,
+    sandbox: Literal["auto", "bubblewrap"] = "auto",
+    unsafe_no_sandbox: Annotated[bool, Parameter(negative="")] = False,
+    readable: Annotated[list[Path] | None, Parameter(negative="")] = None,
+    run_as: str | None = None,
+    once: Annotated[bool, Parameter(negative="")] = False,
+    idle_exit: float | None = None,
+    wait: int = 30,
+    drain: float = 60.0,
+    grace: float = 10.0,
+    cut_off: float = 300.0,
+) -> int:
+    """Take jobs from a server, run them in a sandbox, and send back signed results.
+
+    The first SIGTERM or interrupt lets running jobs end; the second gives them back. Results that could not be sent
+    are kept, and sent at the next start.
+
+    Args:
+        url: Address of the server.
+        slots: Jobs at a time; the number of cores by default.
+        cores: Processors to offer; by default those that this process may use.
+        memory: Memory to offer, such as 4G; three quarters of this machine's by default.
+        disk: Disk space to offer, such as 20G; half of what is free by default.
+        name: A name of this worker, for its owner's eyes; the host's by default.
+        owner_token_file: File with an access token with the scope enrol, needed on the first start (or GNEXEC_TOKEN).
+        state: Directory for the worker's key, its unsent results and its cache.
+        sandbox: Kind of sandbox; auto takes the best that works here, and never none.
+        unsafe_no_sandbox: Run jobs as plain processes. They can read what you can read.
+        readable: File or directory to show to jobs, read-only, such as an interpreter outside /usr; may be repeated.
+        run_as: Account that jobs run under where the worker is root; nobody by default.
+        once: Do what is there, then exit.
+        idle_exit: Exit after so many seconds without work.
+        wait: Seconds for which the server may hold a request for work.
+        drain: Seconds for which jobs may run on after the first signal.
+        grace: Seconds between SIGTERM and SIGKILL for a job that is to stop.
+        cut_off: Seconds for which a job goes on after its lease while the server is not heard of.
+    """
+    _log_plainly()
+    log = structlog.get_logger("gnexec.worker")
+    url = _checked(url)
+    box = Sandbox(
+        Kind.PLAIN if unsafe_no_sandbox else Kind.BUBBLEWRAP,
+        tuple(path.absolute() for path in readable or []),
+        unprivileged(run_as),
+    )
+    found = detect(box)
+    if not found.ok:
+        msg = f"{found.reason} {found.mend} Nothing was run; --unsafe-no-sandbox would run jobs without protection."
+        raise BadConfiguration(msg)
+    if unsafe_no_sandbox:
+        log.warning("jobs run WITHOUT a sandbox: they can read what you can read")
+    if urlsplit(url).scheme == "http" and urlsplit(url).hostname not in _LOCAL:
+        log.warning("the connection is not encrypted: whoever listens can answer in this worker's name", url=url)
+    with StateDir(state or data_home() / "workers" / _slug(url)) as home:
+        measured = capabilities.measure(home.jobs, box)
+        slots = slots or cores or measured.cores
+        plan = Plan(
+            url=url,
+            slots=_at_least(1, "slots", slots),
+            offer=Offer(
+                cores=_at_least(1, "cores", cores or max(slots, measured.cores)),
+                memory_bytes=_bytes("memory", memory) or measured.memory_bytes // 4 * 3,
+                disk_bytes=_bytes("disk", disk) or max(GIB, measured.disk_bytes // 2),
+            ),
+            sandbox=box,
+            description={
+                "name": name or platform.node(),
+                "os": measured.os,
+                "arch": measured.arch,
+                "cpu_model": measured.cpu_model,
+                "sandboxes": list(measured.sandboxes),
+                "slots": slots,
+            },
+            access_token=_access_token(owner_token_file),
+            wait_s=_at_least(0, "wait", wait),
+            drain_s=_at_least(0, "drain", drain),
+            grace_s=_at_least(0, "grace", grace),
+            cut_off_s=_at_least(0, "cut-off", cut_off),
+            once=once,
+            idle_exit_s=idle_exit,
+        )
+        return asyncio.run(_work(plan, home))
+
+
+async def _work(plan: Plan, home: StateDir) -> int:
+    agent = Agent(plan, home)
+    loop, taken = asyncio.get_running_loop(), list[int]()
+
+    def take(number: int) -> None:
+        taken.append(number)
+        agent.interrupt()
+        if len(taken) > 1:  # a third one ends the process at once: the spool outlives it
+            for handled in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(handled)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, take, number)
+    ended = await agent.run()
+    return INTERRUPTED if ended is Exit.OK and signal.SIGINT in taken else int(ended)
+
+
+def _log_plainly() -> None:
+    """Write one plain line for each event: time, level, event, and what belongs to it."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%SZ", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty() and "NO_COLOR" not in os.environ, pad_event_to=0, sort_keys=False
+            ),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger("info"),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def _checked(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 0) >= 0
+    except ValueError:
+        usable = False
+    if not usable:
+        msg = f"{url!r} is not a server's address: give one like https://gnexec.example.org"
+        raise BadConfiguration(msg)
+    return url.rstrip("/")
+
+
+def _slug(url: str) -> str:
+    """Name a server's directory: each server has its own, whatever else this account works for."""
+    parts = urlsplit(url)
+    return re.sub(r"[^A-Za-z0-9.]+", "-", f"{parts.netloc}{parts.path}")[:100]
+
+
+def _access_token(file: Path | None) -> str | None:
+    if file is None:
+        return os.environ.get("GNEXEC_TOKEN", "").strip() or None
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as err:
+        msg = f"{file} has no access token: {err}"
+        raise BadConfiguration(msg) from err
+
+
+def _bytes(option: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)(?:I?B)?", text.strip().upper())
+    value = int(float(found[1]) * (1 << _UNITS[found[2]])) if found else 0
+    if value < 1:
+        msg = f"--{option} {text}: give bytes, or a number with K, M, G or T, such as 4G"
+        raise BadConfiguration(msg)
+    return value
+
+
+def _at_least(least: int, option: str, value: N) -> N:
+    if value < least:
+        msg = f"--{option} {value}: give at least {least}"
+        raise BadConfiguration(msg)
+    return value
