@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
 
-from gnexec.keys import load, new_keys
-from gnexec.tokens.issued import AccessClaims, Scope, write_scope
-from gnexec.tokens.reading import sign
+from gnexec.keys import access_token, load, new_keys
+from gnexec.tokens.issued import Scope
 
 ORIGIN = "test.example/gnexec"
 _ADDRESS = re.compile(r"http://\S+")
@@ -71,23 +72,15 @@ class Server:
 
     def access_token(self, sub: str, *scopes: Scope, project: str = "default", for_s: int = 3600) -> str:
         """Issue an access token, as `gnexec token issue` does."""
-        import secrets
-        import time
-
-        from gnexec.ids import b64url
-
-        now = int(time.time())
-        claims = AccessClaims(
-            iss=ORIGIN,
-            aud=ORIGIN,
-            jti=b64url(secrets.token_bytes(16)),
-            sub=sub,
-            scope=write_scope(scopes),
+        return access_token(
+            load(self.private_keys),
+            sub,
+            scopes,
             project=project,
-            iat=now,
-            exp=now + for_s,
+            now_s=int(time.time()),
+            for_s=for_s,
+            draw=secrets.token_bytes(16),
         )
-        return sign(claims, load(self.private_keys).token_current)
 
 
 @contextmanager

@@ -1,10 +1,7 @@
-"""`python -m gnexec`: the command line, where its script is not on the path."""
-
-from __future__ import annotations
+"""`python -m gnexec` is `gnexec`."""
 
 import sys
 
 from gnexec.cli import main
 
-if __name__ == "__main__":
-    sys.exit(main())
+sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -317,6 +318,13 @@ def test_clock_of_a_batch_is_the_store_s(make: Make) -> None:
     store = make(clock_ms=lambda: next(ticks))
     with store.batch() as batch:
         assert [batch.clock_ms(), batch.clock_ms()] == [1_700_000_000_000, 1_600_000_000_000]
+
+
+def test_clock_in_milliseconds_is_the_machine_s_unless_given(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nanoseconds are cut to whole milliseconds, never rounded into the future."""
+    monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_000_123_999_999)
+    with store.batch() as batch:
+        assert batch.clock_ms() == 1_700_000_000_123
 
 
 @pytest.mark.parametrize(("fault", "seen"), [(Fault.FAILED, NOTHING), (Fault.PERSISTED, WRITTEN)])

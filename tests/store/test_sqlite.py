@@ -418,3 +418,12 @@ def test_full_disk_is_away_and_changes_nothing(database: Path, write: Callable[[
         assert store.last_pulse() is None
         store._db.execute("PRAGMA max_page_count = 1000000")
         write(store)
+
+
+def test_reading_from_a_file_that_is_gone_is_away(database: Path) -> None:
+    """A reader that cannot be opened takes no connection with it: each later one is told the same."""
+    with opened(database) as store:
+        database.unlink()
+        for _ in range(READERS + 1):
+            with pytest.raises(StoreAway, match="unable to open"):
+                store.head()

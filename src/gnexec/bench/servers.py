@@ -19,10 +19,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from gnexec.ids import b64url
-from gnexec.keys import load, new_keys
-from gnexec.tokens.issued import AccessClaims, Scope, write_scope
-from gnexec.tokens.reading import sign
+from gnexec import keys
+from gnexec.tokens.issued import Scope
 
 ORIGIN = "bench.example/gnexec"
 HOST = "127.0.0.1"
@@ -44,7 +42,7 @@ class Server:
 @contextmanager
 def gnexec_server(data: Path) -> Iterator[Server]:
     """Run `gnexec serve` over a new SQLite log in `data`."""
-    new_keys(data / "keys", data / "public", ORIGIN)
+    keys.new_keys(data / "keys", data / "public", ORIGIN)
     flags = ["--data", str(data), "--port", "0", "--allow-raw", "--max-open", "100000"]
     with _running([sys.executable, "-m", "gnexec", "serve", *flags]) as server:
         yield server
@@ -59,18 +57,15 @@ def trivial_server() -> Iterator[Server]:
 
 def access_token(data: Path, name: str, *scopes: Scope) -> str:
     """Issue an access token for the server over `data`."""
-    now = int(time.time())
-    claims = AccessClaims(
-        iss=ORIGIN,
-        aud=ORIGIN,
-        jti=b64url(secrets.token_bytes(16)),
-        sub=name,
-        scope=write_scope(scopes),
+    return keys.access_token(
+        keys.load(data / "keys"),
+        name,
+        scopes,
         project="bench",
-        iat=now,
-        exp=now + 24 * 3600,
+        now_s=int(time.time()),
+        for_s=24 * 3600,
+        draw=secrets.token_bytes(16),
     )
-    return sign(claims, load(data / "keys").token_current)
 
 
 @contextmanager

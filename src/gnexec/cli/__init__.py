@@ -12,13 +12,14 @@ The commands are the other modules of this folder; `output` is how they print.
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError
 
 from gnexec.cli.configuration import sources
 from gnexec.errors import BadConfiguration, GnexecError, Refused, ServerUnreachable, StoreAway
@@ -66,19 +67,20 @@ app: Final = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
     exit_on_error=False,
-    print_error=True,
+    print_error=False,
     group_commands=Group("More", sort_key=5),
 )
-app.meta.group_parameters = Group("For every command", sort_key=6)
-for _name, _where, _group, _help in COMMANDS:
-    app.command(_where, name=_name, group=_group, help=_help)
+for _place, (_name, _where, _group, _help) in enumerate(COMMANDS):
+    app.command(_where, name=_name, group=_group, help=_help, sort_key=_place)
+
+_EVERY = Group("For every command", sort_key=6)
 
 
 @app.meta.default
 def launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    config: Annotated[Path | None, Parameter(env_var="GNEXEC_CONFIG")] = None,
-    debug: Annotated[bool, Parameter(env_var="GNEXEC_DEBUG")] = False,
+    config: Annotated[Path | None, Parameter(env_var="GNEXEC_CONFIG", group=_EVERY)] = None,
+    debug: Annotated[bool, Parameter(env_var="GNEXEC_DEBUG", group=_EVERY, show_default=False)] = False,
 ) -> int:
     """Run one command.
 
@@ -109,8 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = app.meta(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
-    except CycloptsError:
-        return USAGE  # cyclopts has said what is wrong
+    except CycloptsError as err:
+        return misused(err)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -141,6 +143,22 @@ def report(err: GnexecError) -> int:
         case _:
             complain(str(err))
             return FAILURE
+
+
+def misused(err: CycloptsError) -> int:
+    """Say on standard error how the command was not used as it is meant to be; return the exit status for it."""
+    from gnexec.cli.output import complain
+
+    chain = " ".join(["gnexec", *(err.command_chain or ())])
+    # Suggestions of cyclopts would import every command.
+    if isinstance(err, UnknownCommandError):
+        word = str((err.unused_tokens or ["?"])[0])
+        near = difflib.get_close_matches(word, [name for name, *_ in COMMANDS]) if chain == "gnexec" else []
+        sentence = f"There is no command {word!r}." + (f" Did you mean {near[0]}?" if near else "")
+    else:
+        sentence = str(err)
+    complain(sentence, f"See {chain} --help.")
+    return USAGE
 
 
 def _version() -> str:

@@ -18,7 +18,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from rich.console import Console
 
-Json = Annotated[bool, Parameter(name="--json", help="Print JSON, one document to a line.")]
+Json = Annotated[bool, Parameter(name="--json", show_default=False, help="Print JSON, one document to a line.")]
 
 
 @cache

@@ -49,7 +49,8 @@ def serve(settings: ServerSettings) -> None:
     )
     server = _Server(config, settings, keys)
     try:
-        asyncio.run(server.serve([listening]))
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(server.serve([listening]))
     except (SystemExit, KeyboardInterrupt):
         if failure:
             raise failure[0] from None

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from gnexec.cli.folders import Folder
-from gnexec.cli.units import Duration, Size
+from gnexec.cli.values import Duration, Flag, Size
 from gnexec.core.terms import DataClass
 from gnexec.settings import DEFAULT_PORT, ServerSettings
 
@@ -19,9 +19,9 @@ def serve(  # noqa: PLR0913 -- one argument for each setting
     host: str = "127.0.0.1",
     port: int = DEFAULT_PORT,
     origin: str | None = None,
-    open_mode: Annotated[bool, Parameter(name="--open")] = False,
-    open_trust_all: bool = False,
-    allow_raw: bool = False,
+    open_mode: Annotated[Flag, Parameter(name="--open")] = False,
+    open_trust_all: Flag = False,
+    allow_raw: Flag = False,
     lease: Duration = 300,
     grace: Duration = 60,
     max_open: int = 256,

@@ -9,25 +9,23 @@ import re
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import structlog
-from cyclopts import Parameter
+from structlog.typing import EventDict
 
+from gnexec.cli.output import clean
+from gnexec.cli.values import Duration, Flag, Size
 from gnexec.core.events import Offer
 from gnexec.errors import BadConfiguration
 from gnexec.settings import data_home
 from gnexec.worker import capabilities
 from gnexec.worker.agent import Agent, Exit, Plan
-from gnexec.worker.limits import GIB
 from gnexec.worker.sandbox import Kind, Sandbox, detect, unprivileged
 from gnexec.worker.statedir import StateDir
 
-N = TypeVar("N", int, float)
-
 INTERRUPTED = 130
-_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -37,21 +35,21 @@ def worker(  # noqa: PLR0913 -- one argument for each option
     *,
     slots: int | None = None,
     cores: int | None = None,
-    memory: str | None = None,
-    disk: str | None = None,
+    memory: Size | None = None,
+    disk: Size | None = None,
     name: str | None = None,
     owner_token_file: Path | None = None,
     state: Path | None = None,
-    sandbox: Literal["auto", "bubblewrap"] = "auto",
-    unsafe_no_sandbox: Annotated[bool, Parameter(negative="")] = False,
-    readable: Annotated[list[Path] | None, Parameter(negative="")] = None,
+    sandbox: Literal["auto", "bubblewrap"] = "auto",  # noqa: ARG001 -- one kind so far; auto never means none
+    unsafe_no_sandbox: Flag = False,
+    readable: list[Path] | None = None,
     run_as: str | None = None,
-    once: Annotated[bool, Parameter(negative="")] = False,
+    once: Flag = False,
     idle_exit: float | None = None,
-    wait: int = 30,
-    drain: float = 60.0,
-    grace: float = 10.0,
-    cut_off: float = 300.0,
+    wait: Duration = 30,
+    drain: Duration = 60,
+    grace: Duration = 10,
+    cut_off: Duration = 300,
 ) -> int:
     """Take jobs from a server, run them in a sandbox, and send back signed results.
 
@@ -62,8 +60,8 @@ def worker(  # noqa: PLR0913 -- one argument for each option
         url: Address of the server.
         slots: Jobs at a time; the number of cores by default.
         cores: Processors to offer; by default those that this process may use.
-        memory: Memory to offer, such as 4G; three quarters of this machine's by default.
-        disk: Disk space to offer, such as 20G; half of what is free by default.
+        memory: Memory to offer, such as 4GiB; three quarters of this machine's by default.
+        disk: Disk space to offer, such as 20GiB; half of what is free by default.
         name: A name of this worker, for its owner's eyes; the host's by default.
         owner_token_file: File with an access token with the scope enrol, needed on the first start (or GNEXEC_TOKEN).
         state: Directory for the worker's key, its unsent results and its cache.
@@ -73,10 +71,10 @@ def worker(  # noqa: PLR0913 -- one argument for each option
         run_as: Account that jobs run under where the worker is root; nobody by default.
         once: Do what is there, then exit.
         idle_exit: Exit after so many seconds without work.
-        wait: Seconds for which the server may hold a request for work.
-        drain: Seconds for which jobs may run on after the first signal.
-        grace: Seconds between SIGTERM and SIGKILL for a job that is to stop.
-        cut_off: Seconds for which a job goes on after its lease while the server is not heard of.
+        wait: How long the server may hold a request for work.
+        drain: How long jobs may run on after the first signal.
+        grace: Time between SIGTERM and SIGKILL for a job that is to stop.
+        cut_off: How long a job goes on after its lease while the server is not heard of.
     """
     _log_plainly()
     log = structlog.get_logger("gnexec.worker")
@@ -102,8 +100,8 @@ def worker(  # noqa: PLR0913 -- one argument for each option
             slots=_at_least(1, "slots", slots),
             offer=Offer(
                 cores=_at_least(1, "cores", cores or max(slots, measured.cores)),
-                memory_bytes=_bytes("memory", memory) or measured.memory_bytes // 4 * 3,
-                disk_bytes=_bytes("disk", disk) or max(GIB, measured.disk_bytes // 2),
+                memory_bytes=_at_least(1, "memory", memory or measured.memory_bytes // 4 * 3),
+                disk_bytes=_at_least(1, "disk", disk or measured.disk_bytes // 2),
             ),
             sandbox=box,
             description={
@@ -115,10 +113,10 @@ def worker(  # noqa: PLR0913 -- one argument for each option
                 "slots": slots,
             },
             access_token=_access_token(owner_token_file),
-            wait_s=_at_least(0, "wait", wait),
-            drain_s=_at_least(0, "drain", drain),
-            grace_s=_at_least(0, "grace", grace),
-            cut_off_s=_at_least(0, "cut-off", cut_off),
+            wait_s=wait,
+            drain_s=drain,
+            grace_s=grace,
+            cut_off_s=cut_off,
             once=once,
             idle_exit_s=idle_exit,
         )
@@ -149,6 +147,7 @@ def _log_plainly() -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%SZ", utc=True),
             structlog.processors.format_exc_info,
+            _cleaned,
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty() and "NO_COLOR" not in os.environ, pad_event_to=0, sort_keys=False
             ),
@@ -156,6 +155,11 @@ def _log_plainly() -> None:
         wrapper_class=structlog.make_filtering_bound_logger("info"),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def _cleaned(_: Any, __: str, event: EventDict) -> EventDict:  # noqa: ANN401 -- as structlog calls it
+    """Keep what a server says from driving the terminal."""
+    return {name: clean(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 def _checked(url: str) -> str:
@@ -186,18 +190,7 @@ def _access_token(file: Path | None) -> str | None:
         raise BadConfiguration(msg) from err
 
 
-def _bytes(option: str, text: str | None) -> int | None:
-    if text is None:
-        return None
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)(?:I?B)?", text.strip().upper())
-    value = int(float(found[1]) * (1 << _UNITS[found[2]])) if found else 0
-    if value < 1:
-        msg = f"--{option} {text}: give bytes, or a number with K, M, G or T, such as 4G"
-        raise BadConfiguration(msg)
-    return value
-
-
-def _at_least(least: int, option: str, value: N) -> N:
+def _at_least(least: int, option: str, value: int) -> int:
     if value < least:
         msg = f"--{option} {value}: give at least {least}"
         raise BadConfiguration(msg)

@@ -17,7 +17,8 @@ nothing opens a connection: an unknown `kid` is never a reason to fetch keys.
 
 from __future__ import annotations
 
+from gnexec.keys.access import access_token
 from gnexec.keys.pem import worker_key
 from gnexec.keys.ring import ServerKeys, load, load_jwks, new_keys, publish, rotate_token_key
 
-__all__ = ["ServerKeys", "load", "load_jwks", "new_keys", "publish", "rotate_token_key", "worker_key"]
+__all__ = ["ServerKeys", "access_token", "load", "load_jwks", "new_keys", "publish", "rotate_token_key", "worker_key"]

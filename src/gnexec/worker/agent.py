@@ -6,16 +6,18 @@ are sent, interrupted attempts are given back.
 
 Rules:
 - A request is in the spool before it is sent, a hand-out before it runs, a result before it is sent.
-- A slot is free again when the answer is in the spool; whoever cannot report cannot get work either, so this is bounded.
+- A slot is free again when the answer is in the spool; whoever cannot report cannot get work either: this is bounded.
 - An attempt that could not be run is given back, and the next request waits, longer each time: no busy loop.
-- First signal: no more work is asked for; what runs may end, for a time, and is then given back. Second signal: what runs
-  is given back now. Results that could not be sent stay in the spool for the next start.
+- First signal: no more work is asked for; what runs may end, for a time, and is then given back. Second signal: what
+  runs is given back now. Results that could not be sent stay in the spool for the next start.
+- A spool belongs to one server: its job tokens are sent to no other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 import time
 from collections.abc import Coroutine
@@ -26,9 +28,8 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from gnexec.core.events import Offer
-from gnexec.errors import GnexecError, Refused
+from gnexec.errors import BadConfiguration, GnexecError, Refused
 from gnexec.shapes import MAX_BATCH, ManyJobWork
-from gnexec.tokens import Environment
 from gnexec.tokens.issued import JobClaims
 from gnexec.tokens.jws import unseal
 from gnexec.tokens.strict import read_json
@@ -116,7 +117,6 @@ class Agent:
         self._troubles = Patience(_PAUSE_S, _LONGEST_PAUSE_S)
         self._not_before = 0.0
         self._busy_at = time.monotonic()
-        self._failed = False
 
     def interrupt(self) -> None:
         """Take a signal: the first time stop asking for work, the second time stop the jobs."""
@@ -137,9 +137,10 @@ class Agent:
             OSError: the state's disk does not answer.
         """
         async with self._link:
-            if not await self._greet():
-                return Exit.TRY_LATER
-            spool = Spool(self._state.spool)
+            origin = await self._greet()
+            if origin is None:
+                return Exit.OK if self._draining.is_set() else Exit.TRY_LATER
+            spool = self._open_spool(origin)
             bench = Bench(
                 link=self._link,
                 inputs=Inputs(self._state.cache, self._link),
@@ -152,10 +153,9 @@ class Agent:
             )
             self._recover(spool, bench)
             try:
-                ended = await self._ask_on(spool, bench)
-            except BaseException:
+                ended = await self._ask_on(spool, bench, origin)
+            except GnexecError:
                 self._draining.set()
-                self._leave.set()
                 await self._settle()
                 raise
             await self._settle()
@@ -166,8 +166,8 @@ class Agent:
                 task.cancel()
             return ended
 
-    async def _greet(self) -> bool:
-        """Find out who the server is, and enrol there; False where it cannot be reached and the plan is to work once."""
+    async def _greet(self) -> str | None:
+        """Find out who the server is, and enrol there; None where it cannot be reached and there is no time to wait."""
         patience, began = Patience(), time.monotonic()
         while not self._draining.is_set():
             try:
@@ -179,15 +179,26 @@ class Agent:
                     await self._enrol_if_due(self._identity)
             except Away as err:
                 if self._plan.once and time.monotonic() - began > AWAY_S:
-                    log.error("giving up", why=str(err))
-                    return False
+                    log.warning("giving up", url=self._plan.url, why=str(err))
+                    return None
                 wait_s = patience.wait_s(err.after_s)
                 log.warning("waiting for the server", url=self._plan.url, why=str(err), again_s=round(wait_s, 1))
                 await self._unless_draining(asyncio.sleep(wait_s))
             else:
                 log.info("connected", server=hey.origin, open=hey.open, slots=self._plan.slots)
-                return True
-        return False
+                return hey.origin
+        return None
+
+    def _open_spool(self, origin: str) -> Spool:
+        spool = Spool(self._state.spool)
+        strange = {entry.attempt.origin for entry in spool.entries()} - {origin}
+        if strange:
+            msg = (
+                f"{self._state.path} holds results for {strange.pop()}, and {self._plan.url} is {origin}: start the "
+                f"worker with the other server's address, or give this one another directory with --state"
+            )
+            raise BadConfiguration(msg)
+        return spool
 
     async def _enrol_if_due(self, identity: Identity, *, anew: bool = False) -> None:
         if anew or identity.due(self._link.now_s(), self._plan.offer, self._plan.description):
@@ -197,11 +208,9 @@ class Agent:
     def _signer(self) -> Signer | None:
         if self._identity is None:
             return None
-        return Signer(self._identity.worker, self._identity.origin, self._identity.key, self._environment())
-
-    def _environment(self) -> Environment:
         kind = self._plan.sandbox.kind
-        return environment("none" if kind is Kind.PLAIN else kind.value)
+        where = environment("none" if kind is Kind.PLAIN else kind.value)
+        return Signer(self._identity.worker, self._identity.origin, self._identity.key, where)
 
     def _recover(self, spool: Spool, bench: Bench) -> None:
         """Take up what an earlier process has left: send results, give interrupted attempts back."""
@@ -213,7 +222,7 @@ class Agent:
                 log.info("sending a result from before", job=entry.attempt.work.id)
             self._report(entry)
 
-    async def _ask_on(self, spool: Spool, bench: Bench) -> Exit:
+    async def _ask_on(self, spool: Spool, bench: Bench, origin: str) -> Exit:
         """Ask for work as long as there are free slots; return when there is a reason to end."""
         refused, patience = False, Patience()
         while not self._draining.is_set():
@@ -223,17 +232,22 @@ class Agent:
                 await self._pause(pause_s if pause_s > 0 else None)
                 continue
             try:
-                reply = await self._unless_draining(self._ask(spool))
+                reply = await self._unless_draining(self._ask(spool, origin))
                 refused = False
             except Away as err:
                 if self._plan.once and time.monotonic() - self._link.heard_s > AWAY_S:
                     return Exit.TRY_LATER
                 wait_s = patience.wait_s(err.after_s)
                 log.warning("no answer", why=str(err), again_s=round(wait_s, 1))
-                await self._pause(wait_s)
+                await self._unless_draining(asyncio.sleep(wait_s))
+                continue
+            except OSError as err:
+                wait_s = self._troubles.wait_s()
+                log.warning("the state's disk fails", why=str(err), again_s=round(wait_s, 1))
+                await self._unless_draining(asyncio.sleep(wait_s))
                 continue
             except Refused as err:
-                if err.status != 401 or self._identity is None or refused:  # noqa: PLR2004 -- unauthorized
+                if err.status != 401 or self._identity is None or refused:
                     raise
                 log.warning("the enrolment is not accepted: enrolling again", code=err.code)
                 refused = True
@@ -247,7 +261,7 @@ class Agent:
                 break
         return Exit.OK
 
-    async def _ask(self, spool: Spool) -> list[Entry] | NoWork:
+    async def _ask(self, spool: Spool, origin: str) -> list[Entry] | NoWork:
         """Ask once, by the request that has no reply yet if there is one; keep what it brings."""
         if self._identity is not None:
             await self._enrol_if_due(self._identity)
@@ -257,34 +271,37 @@ class Agent:
             spool.ask(asking)
         token = self._identity.token if self._identity is not None else None
         wait_s = 0 if self._plan.once else self._plan.wait_s
+        if self._plan.idle_exit_s is not None:
+            wait_s = min(wait_s, math.ceil(self._plan.idle_exit_s))
+        began = time.monotonic()
         reply = await self._link.next_jobs(token, n=asking.n, wait_s=wait_s, req=asking.req)
         if isinstance(reply, NoWork):
             spool.answered()
-            return reply
-        return spool.answered(_attempts(reply))
+            # The time that the server has let us wait counts towards the time that it wants between two requests.
+            return NoWork(reply.after_s - (time.monotonic() - began))
+        return spool.answered(_attempts(reply, origin))
 
     async def _enrol_anew(self, bench: Bench) -> None:
-        """Enrol again, once; a server that gives another id has lost its log, and holds none of our attempts."""
         if self._identity is not None:
             await self._enrol_if_due(self._identity, anew=True)
-            if bench.signer is not None and bench.signer.worker != self._identity.worker:
-                log.warning("the server knows this worker by another id now", worker=self._identity.worker)
+            bench.signer = self._signer()
 
     async def _is_done(self, reply: NoWork) -> bool:
         """After an empty reply: tell whether to end, else wait before the next request."""
-        if self._running or (self._plan.once and self._reporting):
-            self._busy_at = time.monotonic()
-            await self._pause(None if self._plan.once else reply.after_s or 0.0)
-            return False
         if self._plan.once:
-            return True
-        idle_s = time.monotonic() - self._busy_at
-        if self._plan.idle_exit_s is not None and idle_s >= self._plan.idle_exit_s:
-            log.info("no work", idle_s=round(idle_s))
-            return True
-        pause_s = Patience(1.0).wait_s(reply.after_s)
-        if self._plan.idle_exit_s is not None:
-            pause_s = min(pause_s, self._plan.idle_exit_s - idle_s)
+            if not self._running and not self._reporting:
+                return True
+            await self._pause(AWAY_S)
+            return False
+        pause_s = Patience(1.0).wait_s(reply.after_s if reply.after_s > 0 else None)
+        if self._running:
+            self._busy_at = time.monotonic()
+        elif self._plan.idle_exit_s is not None:
+            left_s = self._busy_at + self._plan.idle_exit_s - time.monotonic()
+            if left_s <= 0:
+                log.info("no work came", idle_s=round(self._plan.idle_exit_s - left_s))
+                return True
+            pause_s = min(pause_s, left_s)
         await self._pause(pause_s)
         return False
 
@@ -322,15 +339,15 @@ class Agent:
         if self._running:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._plan.drain_s if self._draining.is_set() else None):
-                    await self._until_left(self._running)
+                    await self._until_ended_or_left()
             self._leave.set()
             while self._running:
                 await asyncio.wait(self._running)
         if self._reporting:
             await asyncio.wait(set(self._reporting), timeout=_FLUSH_S)
 
-    async def _until_left(self, tasks: set[asyncio.Task[None]]) -> None:
-        while tasks and not self._leave.is_set():
+    async def _until_ended_or_left(self) -> None:
+        while self._running and not self._leave.is_set():
             self._changed.clear()
             await self._changed.wait()
 
@@ -363,7 +380,7 @@ class Agent:
         task.add_done_callback(ended)
 
 
-def _attempts(reply: ManyJobWork) -> list[Attempt]:
+def _attempts(reply: ManyJobWork, origin: str) -> list[Attempt]:
     """Read a hand-out: the numbers that count are those of its job token.
 
     The signature is not looked at: the token is a secret that the server will want back, not a message to us.
@@ -375,7 +392,14 @@ def _attempts(reply: ManyJobWork) -> list[Attempt]:
         claims = read_json(unseal(reply.token, typ=JobClaims.TYP, max_chars=JobClaims.MAX_CHARS).payload, JobClaims)
         numbers = dict(claims.pairs)
         return [
-            Attempt(work=work, number=numbers[work.id], jti=claims.jti, token=reply.token, exp_s=claims.exp)
+            Attempt(
+                origin=origin,
+                work=work,
+                number=numbers[work.id],
+                jti=claims.jti,
+                token=reply.token,
+                exp_s=claims.exp,
+            )
             for work in reply.jobs
         ]
     except (Refused, KeyError) as err:

@@ -76,7 +76,8 @@ class Identity:
 
         Args:
             origin: the server's name, as it says itself.
-            key: the key's file. enrolment: the enrolment's file.
+            key: the key's file.
+            enrolment: the enrolment's file.
             access_token: with the scope enrol, or None.
 
         Raises:

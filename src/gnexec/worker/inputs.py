@@ -85,11 +85,13 @@ class Inputs:
         patience = Patience()
         for tries_left in reversed(range(_TRIES)):
             try:
-                return await self._stream(sha256, job_token, max_bytes)
+                await self._stream(sha256, job_token, max_bytes)
             except Away as err:
                 if not tries_left:
                     raise InputUnavailable(str(err)) from err
                 await asyncio.sleep(patience.wait_s(err.after_s))
+            else:
+                return
 
     async def _stream(self, sha256: str, job_token: str, max_bytes: int) -> None:
         with self._blobs.writer() as writer:
@@ -119,7 +121,7 @@ class Inputs:
         kept = [
             (path.stat(), folder.name + path.name)
             for folder in self._folder.iterdir()
-            if len(folder.name) == 2  # noqa: PLR2004 -- blobs lie in folders named by their first two digits
+            if len(folder.name) == 2  # blobs lie in folders named by their first two digits
             for path in folder.iterdir()
         ]
         total = sum(info.st_size for info, _ in kept)

@@ -73,7 +73,7 @@ class Away(GnexecError):
 
 
 class Patience:
-    """How long to wait before the next try: twice as long each time, up to a bound, and never at the same time as others.
+    """How long to wait before the next try: twice as long each time, up to a bound, and not in step with others.
 
     Args:
         first_s: before the second try, on average three quarters of this.
@@ -97,9 +97,9 @@ class Patience:
 
 
 class NoWork(msgspec.Struct, frozen=True):
-    """There is none; come again in `after_s` seconds, if the server said when."""
+    """There is none; come again in `after_s` seconds, 0 where the server did not say when."""
 
-    after_s: float | None
+    after_s: float
 
 
 class Link:
@@ -153,7 +153,7 @@ class Link:
             timeout=httpx2.Timeout(CALL_S, connect=10.0, read=wait_s + CALL_S, pool=None),
         )
         if reply.status_code == httpx2.codes.NO_CONTENT:
-            return NoWork(_after_s(reply))
+            return NoWork(_after_s(reply) or 0.0)
         work = _read(reply, _Handed)
         if work.jobs is not None and work.token is not None:
             return ManyJobWork(jobs=work.jobs, token=work.token)
@@ -181,15 +181,15 @@ class Link:
             return False  # a reply to HEAD has no body: whatever stands in the way, sending the file will tell
         return True
 
-    async def put_blob(self, sha256: str, job_token: str, path: Path) -> None:
-        """Send a file, piece by piece."""
+    async def put_blob(self, sha256: str, job_token: str, path: Path, size: int) -> None:
+        """Send a file of `size` bytes, piece by piece."""
 
         async def pieces() -> AsyncIterator[bytes]:
             with path.open("rb") as file:
                 while piece := file.read(_CHUNK):
                     yield piece
 
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(path.stat().st_size)}
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
         await self._call("PUT", f"/v1/blobs/{sha256}", job_token, content=pieces(), headers=headers)
 
     @asynccontextmanager

@@ -5,8 +5,8 @@ double up to a quarter of the lease, at most ten seconds. Each beat carries prog
 has gained since the last one that arrived.
 
 The pulse ends with an order: stop (the server does not want the result), or drop (nobody would take it: the attempt is
-closed, or its deadline has passed, or its lease has and the server has not been heard of since). It never ends by itself
-before that.
+closed, or its deadline has passed, or its lease has and the server has not been heard of since). It never ends by
+itself before that.
 
 Progress is what the job writes: the environment variable GNEXEC_PROGRESS names a file in the work directory; the last
 line of it that is a number from 0 to 1 counts.
@@ -85,7 +85,8 @@ class Pulse:
         if attempt.work.lease_until:
             self._lease_end = time.monotonic() + attempt.work.lease_until / 1000 - link.now_s()
         self._most_s = max(_LEAST_S, min(MOST_S, (self._lease_end - time.monotonic()) / 4))
-        self._sent = 0
+        self._read = 0  # bytes of the file, and of the text that was made of them: they differ where
+        self._told = 0  # what is no UTF-8 was replaced
         self._progress: float | None = None
         self.run: Run | None = None
         """What runs, once it does."""
@@ -132,13 +133,16 @@ class Pulse:
         usage = self.run.usage() if self.run else None
         body = StatusBody(
             progress=self._read_progress(),
-            usage=usage and UsageBody(cpu_ms=usage.cpu_ms, wall_ms=usage.wall_ms, peak_rss_bytes=usage.peak_rss_bytes),
+            usage=UsageBody(cpu_ms=usage.cpu_ms, wall_ms=usage.wall_ms, peak_rss_bytes=usage.peak_rss_bytes)
+            if usage
+            else None,
             stdout=text or None,
-            stdout_offset=self._sent,
+            stdout_offset=self._told,
         )
         attempt = self._entry.attempt
         reply = await self._link.status(attempt.work.id, attempt.token, body)
-        self._sent += read
+        self._read += read
+        self._told += len(text.encode())
         self._lease_end = time.monotonic() + reply.lease_until / 1000 - self._link.now_s()
         if reply.directive == "stop":
             return Told(Order.STOP, reply.reason), False
@@ -151,7 +155,7 @@ class Pulse:
         """
         try:
             with self._entry.stdout.open("rb") as file:
-                file.seek(self._sent)
+                file.seek(self._read)
                 data = file.read(_MOST_STDOUT)
                 more = len(data) == _MOST_STDOUT
         except FileNotFoundError:

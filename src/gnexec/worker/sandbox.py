@@ -268,32 +268,47 @@ def detect(sandbox: Sandbox | None = None) -> Availability:
             work = Path(folder)
             if sandbox.identity:
                 os.chown(work, sandbox.identity.uid, sandbox.identity.gid)
-            launch = bubblewrap(["true"], work, {}, Limits(), sandbox)
-            try:
-                ended = subprocess.run(
-                    launch.argv,
-                    env=launch.env,
-                    cwd=launch.cwd,
-                    pass_fds=launch.fds,
-                    stdin=subprocess.DEVNULL,
-                    capture_output=True,
-                    check=False,
-                    timeout=_DETECT_S,
-                    user=sandbox.identity.uid if sandbox.identity else None,
-                    group=sandbox.identity.gid if sandbox.identity else None,
-                    extra_groups=[] if sandbox.identity else None,
-                )
-            finally:
-                for fd in launch.memory:
-                    os.close(fd)
-        if ended.returncode != 0:
-            raise explain(ended.stderr.decode(errors="replace"))
+            complaint = _try(work, sandbox)
+        if complaint is not None:
+            raise explain(complaint)
     except SandboxUnavailable as err:
         return Availability(sandbox.kind, ok=False, reason=err.reason, mend=err.mend)
     except (OSError, subprocess.TimeoutExpired) as err:
         mend = "Look into the system's log, and run `bwrap --ro-bind / / true` by hand."
         return Availability(sandbox.kind, ok=False, reason=f"bubblewrap could not be run: {err}.", mend=mend)
     return Availability(sandbox.kind, ok=True)
+
+
+def _try(work: Path, sandbox: Sandbox) -> str | None:
+    """Run `true` in bubblewrap; return what it complained about if that fails."""
+    reports, report = os.pipe()
+    try:
+        launch = bubblewrap(["true"], work, {}, Limits(), sandbox, status=report)
+        try:
+            ended = subprocess.run(
+                launch.argv,
+                env=launch.env,
+                cwd=launch.cwd,
+                pass_fds=launch.fds,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+                timeout=_DETECT_S,
+                user=sandbox.identity.uid if sandbox.identity else None,
+                group=sandbox.identity.gid if sandbox.identity else None,
+                extra_groups=[] if sandbox.identity else None,
+            )
+        finally:
+            for fd in launch.memory:
+                os.close(fd)
+    finally:
+        os.close(report)
+        with os.fdopen(reports) as stream:
+            first = re.search(r'"child-pid": (\d+)', stream.read())
+    if first:  # a worker that has run jobs adopts orphans: the sandbox's first process is then ours to reap
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(int(first[1]), 0)
+    return None if ended.returncode == 0 else ended.stderr.decode(errors="replace")
 
 
 def explain(stderr: str) -> SandboxUnavailable:

@@ -1,12 +1,12 @@
 """The worker's spool: every hand-out and every result is on disk until the server has acknowledged it.
 
-One folder for each attempt: `attempt.json` from the hand-out on, `stdout` and `stderr` while it runs, then `blobs/` and,
-last, `result.json`: the very bytes that are sent, so that an answer that is given twice is the same answer. A file
+One folder for each attempt: `attempt.json` from the hand-out on, `stdout` and `stderr` while it runs, then `blobs/`
+and, last, `result.json`: the very bytes that are sent, so that an answer that is given twice is the same answer. A file
 appears whole or not at all (written aside, synced, renamed, the folder synced). `asking.json` is the request for work
 that has no reply yet: asked again by the same id, it brings the same attempts.
 
-After a crash or a loss of power, a folder is one of three things: without `attempt.json` it is garbage and removed, with
-`attempt.json` alone an interrupted attempt, with `result.json` a result to be sent.
+After a crash or a loss of power, a folder is one of three things: without `attempt.json` it is garbage and removed,
+with `attempt.json` alone an interrupted attempt, with `result.json` a result to be sent.
 
 This module sends nothing and runs nothing.
 """
@@ -48,6 +48,7 @@ class Attempt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """One attempt that was handed to this worker; it holds a secret, the job token.
 
     Attributes:
+        origin: the server's name; no other server ever gets the token.
         work: what is to be run.
         number: the attempt number.
         jti: id of the hand-out.
@@ -55,6 +56,7 @@ class Attempt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         exp_s: its hard deadline, seconds since 1970 by the server's clock.
     """
 
+    origin: str
     work: JobWork
     number: int
     jti: str

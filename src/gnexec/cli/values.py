@@ -1,4 +1,4 @@
-"""Sizes and durations, as people write and read them.
+"""Values of options, as people write and read them.
 
 Sizes: `512MiB`, `2GB`, or bytes; a unit with an i is a power of 1024. Durations: `90`, `45s`, `10m`, `1h30m`, `2d`, in whole
 seconds.
@@ -79,5 +79,7 @@ def _duration(_: Any, tokens: Sequence[Token]) -> int:  # noqa: ANN401 -- as cyc
     return parse_duration(tokens[0].value)
 
 
-Size = Annotated[int, Parameter(converter=_size)]
-Duration = Annotated[int, Parameter(converter=_duration)]
+Flag = Annotated[bool, Parameter(show_default=False)]
+"""A switch: off unless it is there."""
+Size = Annotated[int, Parameter(converter=_size, metavar="SIZE", show_default=show_size)]
+Duration = Annotated[int, Parameter(converter=_duration, metavar="TIME", show_default=show_duration)]
