@@ -1,7 +1,7 @@
 """The command line: `gnexec COMMAND`, and what all commands have in common.
 
-- A setting is taken from a flag, else from the environment, else from the settings file, else its default. The variable of
-  an option is `GNEXEC_<COMMAND>_<OPTION>`; what many commands share is said once (`GNEXEC_SERVER`). The file has such
+- A setting is taken from a flag, else from the environment, else from the settings file, else its default. The variable
+  of an option is `GNEXEC_<COMMAND>_<OPTION>`; what many commands share is said once (`GNEXEC_SERVER`). The file has such
   shared settings at its top, and a table for each command.
 - Exit status: 0 success, 1 failure, 2 wrong use, 75 try later, 130 interrupted.
 - What went wrong on purpose is told in a sentence, with the way to mend it; a traceback is shown with `--debug` only.
@@ -58,10 +58,18 @@ COMMANDS: Final[tuple[tuple[str, str, Group | None, str], ...]] = (
     ("completion", "gnexec.cli.completion:completion", None, "Print a script that lets a shell complete commands."),
 )
 
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return f"gnexec {version('gnexec')}"
+
+
 app: Final = App(
     name="gnexec",
     help="Hand out jobs to computers you do not own, and show afterwards that the answers can be believed.",
-    version=lambda: _version(),  # asked for when it is to be printed
+    help_epilogue="Options may also be set in the environment, as GNEXEC_<COMMAND>_<OPTION>, or in the settings file.",
+    version=_version,
     help_format="plaintext",
     default_parameter=Parameter(negative=()),
     result_action="return_value",
@@ -159,9 +167,3 @@ def misused(err: CycloptsError) -> int:
         sentence = str(err)
     complain(sentence, f"See {chain} --help.")
     return USAGE
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return f"gnexec {version('gnexec')}"

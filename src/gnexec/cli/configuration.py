@@ -1,7 +1,7 @@
 """Where settings come from, below flags: the environment, then the settings file.
 
-The file is TOML. What many commands share stands at its top (`server`, `token-file`, `data`); everything else in a table
-that has the command's name, by the names of the options without their hyphens in front:
+The file is TOML. What many commands share stands at its top (`server`, `token-file`, `data`); everything else in a
+table that has the command's name, by the names of the options without their hyphens in front:
 
 ```toml
 server = "https://gnexec.example.org"
@@ -16,7 +16,8 @@ A name that no command knows is an error: a misspelt setting must not be ignored
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Set as AbstractSet
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,7 +48,7 @@ def sources(file: Path | None, commands: AbstractSet[str]) -> list[Callable[...,
         msg = f"{name} has {unknown!r}, which no command knows. At its top are {', '.join(sorted(SHARED))}, and tables."
         raise BadConfiguration(msg)
     return [
-        Env("GNEXEC_"),
+        Env("GNEXEC_", show=False),
         Dict(tables, source=name),
         Dict(shared, source=name, use_commands_as_keys=False, allow_unknown=True),
     ]

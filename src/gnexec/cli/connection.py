@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
+from gnexec.cli.output import say
 from gnexec.settings import DEFAULT_PORT, config_home
 
 if TYPE_CHECKING:
+    from stamina.instrumentation import RetryDetails
+
     from gnexec.client import Client
 
 PATIENCE_S: Final = 5.0
@@ -40,8 +43,11 @@ class Connection:
         Raises:
             BadConfiguration: the address or the token's file cannot be used.
         """
+        from stamina.instrumentation import set_on_retry_hooks
+
         from gnexec.client import Client
 
+        set_on_retry_hooks([_tell_of_retry])
         return Client(self.server, self.token(), patience_s=patience_s)
 
     def token(self) -> str | None:
@@ -60,5 +66,7 @@ class Connection:
         return read_private(file).decode("ascii", errors="replace").strip()
 
 
-here: Final = Connection()
-"""Nothing said: the default server."""
+def _tell_of_retry(details: RetryDetails) -> None:
+    """Say once for each outage that we are trying again."""
+    if details.retry_num == 1:
+        say(f"{details.caused_by} Trying again.", style="yellow")

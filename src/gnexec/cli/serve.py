@@ -111,5 +111,3 @@ def _listen(host: str, port: int) -> socket.socket:
         msg = f"Cannot listen on {host} port {port}: {err.strerror or err}. Give another --host or --port."
         raise BadConfiguration(msg) from err
     return listening
-
-

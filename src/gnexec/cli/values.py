@@ -1,7 +1,7 @@
 """Values of options, as people write and read them.
 
-Sizes: `512MiB`, `2GB`, or bytes; a unit with an i is a power of 1024. Durations: `90`, `45s`, `10m`, `1h30m`, `2d`, in whole
-seconds.
+Sizes: `512MiB`, `2GB`, or bytes; a unit with an i is a power of 1024. Durations: `90`, `45s`, `10m`, `1h30m`, `2d`, in
+whole seconds.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from typing import Annotated, Any, Final
 from cyclopts import Parameter, Token
 
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGTP]?)(i?)B?", re.IGNORECASE)
-_DURATION: Final = re.compile(
-    r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m(?:in)?)?(?:([0-9]+)s?)?", re.IGNORECASE
-)
+_DURATION: Final = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m(?:in)?)?(?:([0-9]+)s?)?", re.IGNORECASE)
 _STEPS: Final = ("", "K", "M", "G", "T", "P")
 
 
@@ -30,7 +28,8 @@ def parse_size(text: str) -> int:
     if found is None:
         msg = f"{text!r} is not a size. Give one like 512MiB or 2GB."
         raise ValueError(msg)
-    return round(float(found[1]) * (1024 if found[3] else 1000) ** _STEPS.index(found[2].upper()))
+    unit: int = (1024 if found[3] else 1000) ** _STEPS.index(found[2].upper())
+    return round(float(found[1]) * unit)
 
 
 def parse_duration(text: str) -> int:

@@ -83,15 +83,23 @@ class Ready:
         for priority in sorted(by_priority, reverse=True):
             yield from _merge([self.jobs(key) for key in by_priority[priority]])
 
-    def ahead(self, job: int, key: LineKey) -> int:
-        """Count the jobs that go before one of the line `key`: of higher priority, or as high and older."""
-        count = 0
+    def ahead(self, job: int, key: LineKey) -> tuple[int, int]:
+        """Count what goes before a job of the line `key`: of higher priority, or as high and older.
+
+        Returns:
+            (jobs, attempts that they need): both upper bounds.
+        """
+        jobs = attempts = 0
         for other, line in self._lines.items():
             if other.terms.priority > key.terms.priority:
-                count += len(line)
+                count = len(line)
             elif other.terms.priority == key.terms.priority:
-                count += bisect_left(line, job)
-        return count
+                count = bisect_left(line, job)
+            else:
+                continue
+            jobs += count
+            attempts += count * max(1, other.terms.redundancy.replicas - len(other.excluded))
+        return jobs, attempts
 
     def __len__(self) -> int:
         """Return an upper bound of the jobs in all lines."""

@@ -50,7 +50,7 @@ from gnexec.shapes import (
     ResultView,
     job_links,
 )
-from gnexec.store.contract import Content
+from gnexec.store.contract import Content, Grant
 
 ACTIVE_MS = 5 * 60 * 1000
 """A worker that was heard of within this time counts as there."""
@@ -137,6 +137,8 @@ async def result(office: Office, caller: Caller, job_id: int) -> ResultView:
     )
     told = _telling(job)
     manifest = _manifest(office, told)
+    if manifest is not None:
+        await _grant(office, caller, manifest)
     base = f"/v1/jobs/{job_id}"
     return ResultView(
         id=job_id,
@@ -225,7 +227,7 @@ async def explain(office: Office, caller: Caller, job_id: int) -> ExplainView:
             if code is not None:
                 kept[code] = kept.get(code, 0) + 1
         able = len(recent) - sum(kept.values())
-        ahead = world.ready.ahead(job_id, line) if needed else 0
+        ahead = world.ready.ahead(job_id, line)[0] if needed else 0
         return ExplainView(
             id=job_id,
             state=job.state,
@@ -354,7 +356,7 @@ def _show(office: Office, view: View, caller: Caller, job_id: int) -> JobView:
 def _eta(view: View, job: Job) -> EtaView | None:
     world = view.world
     needed = world.needed(job)
-    ahead = world.ready.ahead(job.id, world.line_of(job)) if needed else 0
+    ahead = world.ready.ahead(job.id, world.line_of(job))[1] if needed else 0
     running = sum(worker.open for worker in world.workers.values())
     there = sum(1 for worker in world.workers.values() if world.at_ms - worker.last_ms < ACTIVE_MS)
     found: Estimate | None = estimate(
@@ -422,6 +424,14 @@ def _manifest(office: Office, attempt: Attempt | None) -> Manifest | None:
         return None
     with office.blobs.open(attempt.outs.hex()) as file:
         return decode_manifest(file.read())
+
+
+async def _grant(office: Office, caller: Caller, manifest: Manifest) -> None:
+    """Let an owner who may read outputs also name them as inputs of further jobs, without sending them back."""
+    wanted = {stored.sha256 for stored in manifest.outputs.values()} | {manifest.stdout.sha256}
+    missing = wanted - office.store.granted(caller.owner, sorted(wanted))
+    if missing:
+        await office.desk.keep([Grant(caller.owner, digest) for digest in sorted(missing)])
 
 
 def _file(stored: Stored, href: str) -> FileView:

@@ -18,8 +18,9 @@ from typing import Final
 
 from gnexec.worker.limits import Limits
 from gnexec.worker.logfile import LogFile
-from gnexec.worker.sandbox import Kind, Launch, Sandbox, SandboxUnavailable, bubblewrap, explain, plain
+from gnexec.worker.sandbox import Kind, Sandbox, SandboxUnavailable, explain
 from gnexec.worker.tree import MARK
+from gnexec.worker.wrap import Launch, bubblewrap, plain
 
 _SETUP_S: Final = 20.0
 
@@ -97,12 +98,13 @@ async def launch(
     process: subprocess.Popen[bytes] | None = None
     try:
         if status is None:
-            process = _popen(plain(argv, work, {**env, MARK: name}, limits, sandbox), sandbox, logs, inlet)
+            process = _popen(plain(argv, work, {**env, MARK: name}, limits, sandbox.identity), sandbox, logs, inlet)
             return Child(process, process.pid, gate, None)
         reports, report = os.pipe()
         await status.attach(reports)
         try:
-            process = _popen(bubblewrap(argv, work, env, limits, sandbox, inlet, report), sandbox, logs, None)
+            wrapped = bubblewrap(argv, work, env, limits, sandbox.readable, sandbox.identity, inlet, report)
+            process = _popen(wrapped, sandbox, logs, None)
         finally:
             os.close(report)
         root = await asyncio.wait_for(status.number("child-pid"), _SETUP_S)

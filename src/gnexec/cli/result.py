@@ -1,0 +1,112 @@
+"""`gnexec result`: what a job left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from gnexec.cli.connection import Connection
+from gnexec.cli.jobs import JobId
+from gnexec.cli.output import Json, err, facts, json_line, raw, say, table
+from gnexec.cli.values import Flag, show_duration, show_size
+
+if TYPE_CHECKING:
+    from gnexec.client import Client
+    from gnexec.shapes import FileView, ResultView
+
+
+def result(
+    job: JobId,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(metavar="DIR")] = None,
+    stdout: Flag = False,
+    stderr: Flag = False,
+    server: Connection | None = None,
+    json: Json = False,
+) -> int:
+    """Show a job's result, or fetch its files.
+
+    Succeeds if the job did; the exit status is 75 while it is not decided.
+
+    Args:
+        job: Its id.
+        output: Write all outputs into this folder, each checked against the accepted result.
+        stdout: Print what the job printed, and nothing else.
+        stderr: Print what the job printed as errors, and nothing else.
+        server: see `Connection`.
+        json: see `Json`.
+    """
+    from gnexec.cli import FAILURE, OK, TRY_LATER
+
+    with (server or Connection()).client() as client:
+        view = client.result(job)
+        if view.state not in ("succeeded", "failed", "cancelled"):
+            say(f"Job {job} is {view.state}. `gnexec wait {job}` waits until it is decided.", style="yellow")
+            return TRY_LATER
+        if output is not None:
+            _download(client, view, output)
+        for wanted, file, name in ((stdout, view.stdout, "stdout"), (stderr, view.stderr, "stderr")):
+            if wanted and file is not None:
+                raw(client.output(job, name))
+    if json:
+        json_line(view)
+    elif not (stdout or stderr):
+        _show(view)
+    return OK if view.state == "succeeded" else FAILURE
+
+
+def _show(view: ResultView) -> None:
+    facts(
+        [
+            ("job", str(view.id)),
+            ("state", view.state),
+            ("outcome", view.outcome),
+            ("agreeing", f"{view.validated_by} results" if view.validated_by > 1 else ""),
+            ("attempt", str(view.attempt or "")),
+            ("wall time", show_duration(view.wall_ms / 1000) if view.attempt else ""),
+            ("cpu time", show_duration(view.cpu_ms / 1000) if view.attempt else ""),
+            ("memory", show_size(view.peak_rss_bytes) if view.peak_rss_bytes else ""),
+            ("revision", str(view.revision or "")),
+        ]
+    )
+    files = _files(view)
+    if files:
+        table(
+            ("file", "size", "sha256"),
+            [(name, show_size(file.size), file.sha256) for name, file in files.items()],
+            right=("size",),
+        )
+
+
+def _files(view: ResultView) -> dict[str, FileView]:
+    logs = {"stdout": view.stdout, "stderr": view.stderr}
+    return view.outputs | {name: file for name, file in logs.items() if file is not None}
+
+
+def _download(client: Client, view: ResultView, folder: Path) -> None:
+    """Write all outputs into `folder`.
+
+    Raises:
+        Refused: the server names a file that would lie elsewhere; nothing was written then.
+        BadConfiguration: the folder cannot be written.
+    """
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    from gnexec.core.spec import check_path
+    from gnexec.errors import BadConfiguration
+
+    places = {name: folder / check_path(name, "outputs") for name in view.outputs}
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(20), DownloadColumn())
+    with Progress(*columns, console=err(), transient=True, disable=not err().is_terminal) as bar:
+        for name, place in places.items():
+            task = bar.add_task(name, total=view.outputs[name].size)
+            try:
+                place.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                msg = f"{place.parent} cannot be made: {error.strerror or error}."
+                raise BadConfiguration(msg) from error
+            client.download(view.id, name, place, result=view, moved=lambda n, t=task: bar.update(t, completed=n))  # type: ignore[misc]
+    say(f"{len(places)} files are in {folder}.")

@@ -1,0 +1,62 @@
+"""`gnexec token`: access tokens for people and services."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Annotated
+
+from cyclopts import App, Parameter, validators
+
+from gnexec.cli.folders import Folder
+from gnexec.cli.output import Json, json_line, line
+
+app = App(name="token", help="Issue access tokens.")
+
+
+@app.command
+def issue(
+    *,
+    sub: str,
+    scope: str = "submit,read",
+    project: str = "default",
+    days: Annotated[int, Parameter(validator=validators.Number(gte=1, lte=400))] = 30,
+    folder: Folder | None = None,
+    json: Json = False,
+) -> int:
+    """Issue an access token and print it; whoever has it can do what it allows.
+
+    Args:
+        sub: Name of the account.
+        scope: What it allows, with commas between: submit, read, audit, operate, enrol.
+        project: Where the jobs of this account belong.
+        days: How long it is good.
+        folder: see `Folder`.
+        json: see `Json`.
+    """
+    from gnexec.errors import Refused
+    from gnexec.ids import b64url
+    from gnexec.keys import load
+    from gnexec.tokens import AccessClaims, read_scope, sign, write_scope
+
+    keys = load((folder or Folder()).settings.private_keys)
+    now = int(time.time())
+    try:
+        claims = AccessClaims(
+            iss=keys.origin,
+            aud=keys.origin,
+            jti=b64url(secrets.token_bytes(16)),
+            sub=sub,
+            scope=write_scope(read_scope(scope.replace(",", " "))),
+            project=project,
+            iat=now,
+            exp=now + days * 86400,
+        )
+        token = sign(claims, keys.token_current)
+    except ValueError as err:
+        raise Refused("invalid", f"{err}", mend="See gnexec token issue --help.") from err
+    if json:
+        json_line({"token": token, "sub": claims.sub, "scope": claims.scope, "jti": claims.jti, "exp": claims.exp})
+    else:
+        line(token)
+    return 0
