@@ -1,8 +1,8 @@
 """The command line: `gnexec COMMAND`, and what all commands have in common.
 
-- A setting is taken from a flag, else from the environment, else from the settings file, else its default. The variable
-  of an option is `GNEXEC_<COMMAND>_<OPTION>`; what many commands share is said once (`GNEXEC_SERVER`). The file has such
-  shared settings at its top, and a table for each command.
+- A setting is taken from a flag, else from the environment, else from the settings file, else its default. The
+  variable of an option is `GNEXEC_<COMMAND>_<OPTION>`; what many commands share is said once (`GNEXEC_SERVER`). The file
+  has such shared settings at its top, and a table for each command.
 - Exit status: 0 success, 1 failure, 2 wrong use, 75 try later, 130 interrupted.
 - What went wrong on purpose is told in a sentence, with the way to mend it; a traceback is shown with `--debug` only.
 - Commands are named here and imported when they are called, so that `gnexec --help` is fast.

@@ -65,15 +65,12 @@ def json_line(value: Any) -> None:  # noqa: ANN401 -- any shape
 
 def facts(rows: Iterable[tuple[str, str]]) -> None:
     """Print names and values, one to a line; empty values are left out."""
-    from rich.table import Table
+    from rich.text import Text
 
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, value in rows:
-        if value:
-            grid.add_row(name, clean(value))
-    out().print(grid)
+    shown = [(name, clean(value)) for name, value in rows if value]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        out().print(Text.assemble((f"{name:<{width}}", "dim"), "  ", value), soft_wrap=True)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
-import rfc8785
 
+from gnexec.core.canonical import canonical
 from gnexec.errors import Refused
 from gnexec.ids import MAX_SAFE_INT, check_digest, sha256_hex
 
@@ -172,7 +172,7 @@ def manifest_digests(manifest: Manifest) -> dict[str, str]:
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Return the manifest blob: canonical JSON (RFC 8785)."""
-    return rfc8785.dumps(msgspec.to_builtins(manifest))
+    return canonical(manifest)
 
 
 def decode_manifest(data: bytes) -> Manifest:
@@ -194,7 +194,7 @@ def decode_manifest(data: bytes) -> Manifest:
 
 def encode_named(named: NamedSpec) -> bytes:
     """Return canonical JSON (RFC 8785): the content that the log names."""
-    return rfc8785.dumps(msgspec.to_builtins(named))
+    return canonical(named)
 
 
 def decode_named(data: bytes) -> NamedSpec:
@@ -245,4 +245,4 @@ def _check_text(field: str, texts: Sequence[str]) -> None:
 
 
 def _hash(value: object) -> str:
-    return sha256_hex(rfc8785.dumps(value))  # type: ignore[arg-type]
+    return sha256_hex(canonical(value))
