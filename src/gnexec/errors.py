@@ -32,6 +32,7 @@ REFUSALS: Final[dict[str, tuple[int, str]]] = {
     "raw_refused": (403, "Raw commands are not allowed on this server"),
     "not_found": (404, "There is no such thing here for you"),
     "method_not_allowed": (405, "This resource does not have that method"),
+    "slow_body": (408, "The body did not come in time"),
     "conflict": (409, "The request contradicts what is recorded"),
     "equivocation": (409, "Another answer was already given for this attempt"),
     "key_reused": (409, "The idempotency key was used for another request"),

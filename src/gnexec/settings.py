@@ -1,7 +1,7 @@
 """What an operator sets, with defaults, and where files lie when nobody says otherwise.
 
-A flag goes before an environment variable (`GNEXEC_…`), that before the configuration file, that before the default: the
-command line's parser sees to it. Here are only the values, their ranges and their meaning.
+A flag goes before an environment variable (`GNEXEC_…`), that before the configuration file, that before the default:
+the command line's parser sees to it. Here are only the values, their ranges and their meaning.
 """
 
 from __future__ import annotations

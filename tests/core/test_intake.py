@@ -107,6 +107,15 @@ def test_submit_stricter_than_the_decided_job_is_a_new_job(scene: Scene) -> None
     assert scene.submit(request("a", PAIR)).created == frozenset({2})
 
 
+def test_submit_weak_and_strict_rows_of_one_decided_digest_are_answered_each_by_its_own(scene: Scene) -> None:
+    """That a weak row is answered by a decided job does not let a strict row of the same request join it."""
+    scene.submit(request("a"))
+    scene.report(scene.take(scene.enrol("vera")))
+    answer = scene.submit(request("a"), request("a", PAIR), request("a"))
+    assert (answer.ids, answer.created) == ((1, 2, 2), frozenset({2}))
+    assert scene.job(2).terms == PAIR
+
+
 def test_submit_force_makes_a_new_job_each_time(scene: Scene) -> None:
     """Who forces gets a computation of its own, also within one request."""
     scene.submit(request("a"))

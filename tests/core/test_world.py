@@ -32,7 +32,7 @@ from gnexec.core.events import (
 from gnexec.core.leases import Leases
 from gnexec.core.ready import LineKey, Ready
 from gnexec.core.refs import digest_key, idempotency_key, job_key, refs
-from gnexec.core.world import World, queued
+from gnexec.core.world import World
 from gnexec.errors import IllegalTransition
 from gnexec.ids import ANONYMOUS
 from tests.core.scene import OFFER, ONE, ORIGIN, PAIR, POLICY, START_MS, VKEY, Scene, digest, request, terms
@@ -184,7 +184,7 @@ def test_policy_change_sorts_the_queue_anew(scene: Scene) -> None:
 
 def test_queued_counts_the_open_jobs_without_an_open_attempt(scene: Scene) -> None:
     """Job 3 waits; job 2 is running although it needs another attempt."""
-    assert queued(scene.world) == 1
+    assert scene.world.jobs.count(JobState.QUEUED) == 1
 
 
 def test_anonymous_record_is_made_by_the_log_and_not_by_asking() -> None:
@@ -279,10 +279,10 @@ def test_ready_equals_a_plain_sort(steps: list[tuple[int, str, int, bool]]) -> N
 
 
 def test_ready_counts_who_goes_before() -> None:
-    """Before a job go those of higher priority, and the older ones of its own."""
-    low, high = LineKey(terms(), frozenset()), LineKey(terms(priority=1), frozenset())
-    other = LineKey(terms(), frozenset({"vera"}))
+    """Before a job go those of higher priority, and the older ones of its own; each with the attempts that it needs."""
+    low, high = LineKey(terms(), frozenset()), LineKey(terms(replicas=3, priority=1), frozenset())
+    half = LineKey(PAIR, frozenset({"vera"}))
     ready = Ready(lambda _job, _key: True)
-    for job, key in ((1, low), (2, other), (3, high), (4, low), (5, low)):
+    for job, key in ((1, low), (2, half), (3, high), (4, low), (5, low)):
         ready.add(job, key)
-    assert [ready.ahead(1, low), ready.ahead(4, low), ready.ahead(3, high)] == [1, 3, 0]
+    assert [ready.ahead(1, low), ready.ahead(4, low), ready.ahead(3, high)] == [(1, 3), (3, 5), (0, 0)]

@@ -24,7 +24,7 @@ LONG_S = 60.0
 
 
 def until(condition: Callable[[], Any], what: str, also: Callable[[], str] = str) -> Any:  # noqa: ANN401 -- what it says
-    """Wait until a condition holds and return what it says; if it never does, fail with `what`, and what `also` says."""
+    """Wait until a condition holds and return what it says; if it never does, fail with `what` and what `also` says."""
     give_up = time.monotonic() + LONG_S
     while not (found := condition()):
         if time.monotonic() > give_up:

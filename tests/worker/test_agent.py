@@ -43,11 +43,12 @@ class Scene:
 
     def decided(self, job: int) -> JobView:
         """Wait until a job is decided."""
-        return until(
-            lambda: view if (view := self.client.job(job)).state not in {"queued", "running"} else None,
+        until(
+            lambda: self.client.job(job).state not in {"queued", "running"},
             f"the end of job {job}",
             lambda: self.worker.text,
         )
+        return self.client.job(job)
 
     def attempts(self, job: int) -> list[tuple[str, str]]:
         """Return state and outcome of each attempt."""
@@ -321,7 +322,7 @@ def test_worker_killed_between_finishing_and_reporting_delivers_after_restart(se
 
 
 def test_worker_killed_while_a_job_runs_gives_it_back_after_restart(secured: Scene) -> None:
-    """After kill -9 in the middle of a job: nothing of it survives, and the attempt counts as preempted, not as failed."""
+    """After kill -9 in the middle of a job, nothing of it is left, and the attempt counts as preempted, not failed."""
     mark = f"gnexec-test-{os.getpid()}"
     flag = _passable(secured.worker.state / mark)
     job = secured.submit(f"[ -e {flag} ] || exec sleep 300 # {mark}")

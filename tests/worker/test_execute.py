@@ -188,7 +188,7 @@ def test_stop_lets_a_job_finish_within_its_grace(bench: Bench) -> None:
 
     async def scenario() -> str:
         run = await bench.start(
-            ["/bin/sh", "-c", "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.05; done"]
+            ["/bin/sh", "-c", "trap 'sleep 0.5; echo bye; exit 0' TERM; echo ready; while :; do sleep 0.05; done"]
         )
         await _ready(bench)
         await run.stop("preempted", 60)

@@ -1,8 +1,8 @@
 """The command line: `gnexec COMMAND`, and what all commands have in common.
 
-- A setting is taken from a flag, else from the environment, else from the settings file, else its default. The
-  variable of an option is `GNEXEC_<COMMAND>_<OPTION>`; what many commands share is said once (`GNEXEC_SERVER`). The file
-  has such shared settings at its top, and a table for each command.
+- A setting is taken from a flag, else from the environment, else from the settings file, else its default. An option's
+  variable is `GNEXEC_<COMMAND>_<OPTION>`; what many commands share is said once (`GNEXEC_SERVER`). The file has such
+  shared settings at its top, and a table for each command.
 - Exit status: 0 success, 1 failure, 2 wrong use, 75 try later, 130 interrupted.
 - What went wrong on purpose is told in a sentence, with the way to mend it; a traceback is shown with `--debug` only.
 - Commands are named here and imported when they are called, so that `gnexec --help` is fast.
@@ -16,6 +16,7 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -65,10 +66,14 @@ def _version() -> str:
     return f"gnexec {version('gnexec')}"
 
 
+_EPILOGUE: Final = """Options may also be set in the environment, as GNEXEC_<COMMAND>_<OPTION>, or in the settings file.
+
+Exit status: 0 success, 1 failure, 2 wrong use, 75 try later, 130 interrupted."""
+
 app: Final = App(
     name="gnexec",
     help="Hand out jobs to computers you do not own, and show afterwards that the answers can be believed.",
-    help_epilogue="Options may also be set in the environment, as GNEXEC_<COMMAND>_<OPTION>, or in the settings file.",
+    help_epilogue=_EPILOGUE,
     version=_version,
     help_format="plaintext",
     default_parameter=Parameter(negative=()),
@@ -116,6 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without our signs still gets the words
     try:
         status = app.meta(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()

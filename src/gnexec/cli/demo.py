@@ -1,19 +1,33 @@
-"""`gnexec demo`: real work over real processes on this machine, ending with a result that can be checked."""
+"""`gnexec demo`: real work over real processes on this machine, ending with a result that can be checked.
+
+Rules:
+- Whatever happens, no process is left: the first signal ends the demo in order, later ones cannot cut that short.
+- The log is verified by `gnexec log verify` in a process of its own, over HTTP, with the public key alone.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import App, Parameter
 
-from gnexec.cli.output import Json, json_line, out, say
-from gnexec.demo.plan import Plan, Stage
+from gnexec.cli.output import Json, clean, json_line, line, out, say
+from gnexec.demo.plan import Plan, Report, Stage
+from gnexec.errors import BadConfiguration
+
+if TYPE_CHECKING:
+    from gnexec.demo.runner import Progress
 
 app: Final = App(
     name="demo", help="Map a trait over real workers, and check the log.", default_parameter=Parameter(negative=())
@@ -22,6 +36,9 @@ TEXTS: Final = Path("/usr/share/common-licenses")
 """Texts that every Debian system has."""
 Output = Annotated[Path, Parameter(name="--output", help="Folder for the files that the demo writes.")]
 PlanMaker = Callable[[Path, str], Plan]
+"""Makes a plan from a folder for generated inputs, and the interpreter as jobs see it."""
+Tell = Callable[["Progress", Stage], None]
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @app.default
@@ -42,6 +59,8 @@ def gemma(*, traits: Path | None = None, output: Output = Path("demo-out"), json
 
     Args:
         traits: File of traits to map, a column each, 198 lines; else the example trait and 20 permutations of it.
+        output: see `Output`.
+        json: see `Json`.
     """
     from gnexec.demo.gemma import find
     from gnexec.demo.plans import gemma_plan
@@ -56,48 +75,81 @@ def words(folder: Path = TEXTS, *, output: Output = Path("demo-out"), json: Json
 
     Args:
         folder: The texts.
+        output: see `Output`.
+        json: see `Json`.
     """
     from gnexec.demo.plans import words_plan
 
     return _run(lambda _, python: words_plan(folder, python=python), output, json=json)
 
 
-def _run(make: PlanMaker, output: Path, *, json: bool) -> int:
-    from gnexec.client import Client
-    from gnexec.demo.fleet import fleet
-    from gnexec.demo.runner import run_plan
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """Whether the log was found in order, and what was said of it."""
 
-    python, flags = _interpreter()
-    with tempfile.TemporaryDirectory(prefix="gnexec-demo-") as name:
+    ok: bool
+    said: str
+
+
+def _run(make: PlanMaker, output: Path, *, json: bool) -> int:
+    with _ending_in_order(), tempfile.TemporaryDirectory(prefix="gnexec-demo-", ignore_cleanup_errors=True) as name:
         home = Path(name)
         home.chmod(0o755)  # Workers of root run jobs under another user, who must get through.
-        made = home / "inputs"
-        made.mkdir()
-        plan = make(made, python)
-        say(f"{plan.title}: {len(plan.jobs)} jobs, each run by two owners")
-        with fleet(home, flags) as running:
-            say(f"server and log at {running.url}/ , 2 workers, of the owners ann and bob")
-            with Client(running.url, running.token) as client, _shown(plan) as show:
-                outputs, progress = run_plan(client, plan, show)
-            report = plan.combine(outputs)
-            verified = _verify(running.url, running.vkey, home)
+        report, progress, verified = _perform(make, home)
+    try:
         output.mkdir(parents=True, exist_ok=True)
         for file, content in report.files.items():
             (output / file).write_bytes(content)
-    promised = progress.promised_s
+    except OSError as err:
+        msg = f"The demo's files cannot be written to {output}: {err.strerror}. Name another folder with --output."
+        raise BadConfiguration(msg) from err
     if json:
-        times = {"taken_s": round(progress.taken_s, 1), "promised_s": promised and round(promised, 1)}
-        json_line({**report.facts, **times, "log_verified": verified})
+        promised = progress.promised_s
+        times = {"taken_s": round(progress.taken_s, 1), "promised_s": None if promised is None else round(promised, 1)}
+        json_line({**report.facts, **times, "log_verified": verified.ok})
     else:
-        out().print()
-        sys.stdout.write((report.coloured if out().color_system else report.text) + "\n\n")
-        out().print(
-            f"promised after {progress.promised_at} jobs: {promised:.0f} s" if promised else "no promise", end=""
-        )
-        out().print(f"; taken: {progress.taken_s:.0f} s")
-        out().print(f"files: {', '.join(str(output / file) for file in report.files)}")
-        out().print("log: verified with its public key alone" if verified else "log: VERIFICATION FAILED")
-    return 0 if verified else 1
+        _print(report, progress, verified, [str(output / file) for file in report.files])
+    return 0 if verified.ok else 1
+
+
+def _perform(make: PlanMaker, home: Path) -> tuple[Report, Progress, _Verified]:
+    from gnexec.client import Client
+    from gnexec.demo.fleet import OWNERS, fleet
+    from gnexec.demo.runner import run_plan
+
+    made = home / "inputs"
+    made.mkdir()
+    python, flags = _interpreter()
+    plan = make(made, python)
+    say(f"{plan.title}: {len(plan.jobs)} jobs, each to be run by two owners.")
+    with fleet(home, flags) as running:
+        say(f"Server and log: {running.url}/")
+        say(f"Workers: two, of the owners {' and '.join(OWNERS)}.")
+        with Client(running.url, running.token) as client, _shown(plan) as show:
+
+            def tell(progress: Progress, stage: Stage) -> None:
+                running.check()
+                show(progress, stage)
+
+            outputs, progress = run_plan(client, plan, tell)
+        return plan.combine(outputs), progress, _verify(running.url, running.vkey, home)
+
+
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """Let the first signal end the block as Ctrl-C does, and nothing disturb the clearing up after it."""
+
+    def end(_: int, __: FrameType | None) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, end) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interpreter() -> tuple[str, list[str]]:
@@ -115,41 +167,73 @@ def _interpreter() -> tuple[str, list[str]]:
 
 
 @contextmanager
-def _shown(plan: Plan) -> Iterator[Callable[..., None]]:
+def _shown(plan: Plan) -> Iterator[Tell]:
     """Show progress: a bar on a terminal, a line now and then elsewhere."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
 
     from gnexec.cli.output import err
 
     if not err().is_terminal:
-        told: set[tuple[str, int]] = set()
-
-        def line(progress: object, stage: Stage) -> None:
-            done = int(getattr(progress, "done", 0))
-            step = (stage.title, done // 5)
-            if step not in told:
-                told.add(step)
-                say(f"{stage.title}: {done} of {len(plan.jobs)} jobs decided")
-
-        yield line
+        yield _in_lines(len(plan.jobs))
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err(), transient=True) as bar:
-        task = bar.add_task("", total=len(plan.jobs))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[promise]}"),
+    )
+    with Bar(*columns, console=err(), transient=True) as bar:
+        task = bar.add_task("", total=len(plan.jobs), promise="")
 
-        def move(progress: object, stage: Stage) -> None:
-            bar.update(task, completed=int(getattr(progress, "done", 0)), description=stage.title)
+        def move(progress: Progress, stage: Stage) -> None:
+            bar.update(task, completed=progress.done, description=stage.title, promise=_promise(progress, "of about"))
 
         yield move
 
 
-def _verify(url: str, vkey: str, home: Path) -> bool:
-    """Verify the live log as any auditor would, and print what was found."""
-    import os
-    import subprocess
+def _in_lines(total: int) -> Tell:
+    """Return what prints a line for each stage, for the promise, and for every quarter of the jobs."""
+    told: set[object] = set()
 
+    def once(key: object, text: str) -> None:
+        if key not in told:
+            told.add(key)
+            say(text)
+
+    def tell(progress: Progress, stage: Stage) -> None:
+        once(stage.title, f"{stage.title} ...")
+        quarter = 4 * progress.done // total
+        if quarter:
+            once(quarter, f"{progress.done} of {total} jobs decided after {progress.taken_s:.0f} s")
+        if progress.promised_s is not None:
+            once("promise", f"promised: {_promise(progress, 'about')} in all")
+
+    return tell
+
+
+def _promise(progress: Progress, word: str) -> str:
+    return "" if progress.promised_s is None else f"{word} {progress.promised_s:.0f} s"
+
+
+def _verify(url: str, vkey: str, home: Path) -> _Verified:
+    """Verify the live log as any auditor would."""
     command = [sys.executable, "-m", "gnexec", "log", "verify", url, "--vkey", vkey]
     env = os.environ | {"XDG_STATE_HOME": str(home / "auditor")}
-    ran = subprocess.run(command, capture_output=True, text=True, env=env, check=False)  # noqa: S603 -- our own command
-    say((ran.stdout + ran.stderr).strip())
-    return ran.returncode == 0
+    ran = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    return _Verified(ran.returncode == 0, (ran.stdout + ran.stderr).strip())
+
+
+def _print(report: Report, progress: Progress, verified: _Verified, files: list[str]) -> None:
+    """Print the report; its own text was made from checked data, and may hold colours."""
+    sys.stdout.write("\n" + (report.coloured if out().color_system else report.text) + "\n\n")
+    sys.stdout.flush()
+    taken = f"{progress.taken_s:.0f} s taken"
+    if progress.promised_s is not None:
+        taken += f", {progress.promised_s:.0f} s promised after {progress.promised_at} of {progress.total} jobs"
+    line(f"time   {taken}")
+    line(f"files  {', '.join(files)}")
+    line("log    verified with its public key alone" if verified.ok else "log    VERIFICATION FAILED")
+    for said in clean(verified.said).splitlines():
+        line(f"       {said}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import App
 
 from gnexec.cli.folders import Folder
-from gnexec.cli.output import Json, facts, json_line, line, table
+from gnexec.cli.output import Json, facts, json_line, line
 
 if TYPE_CHECKING:
     from gnexec.keys import ServerKeys
@@ -61,12 +61,10 @@ def list_(*, folder: Folder | None = None, json: Json = False) -> int:
     from gnexec.keys import load
 
     keys = load((folder or Folder()).settings.private_keys)
-    told = _told(keys)
     if json:
-        json_line(told)
-        return 0
-    line(f"Keys of {keys.origin}")
-    table(("use", "key"), [(row["use"], row["key"]) for row in told["keys"]])
+        json_line(_told(keys))
+    else:
+        _show(keys)
     return 0
 
 
@@ -86,12 +84,18 @@ def rotate(*, folder: Folder | None = None, public: Path | None = None, json: Js
     if json:
         json_line(_told(keys))
     else:
-        line(f"Tokens of {keys.origin} are signed with {list(keys.token_public)[1]} from now on.")
+        line("Tokens are signed with another key from now on.")
+        _show(keys)
     return 0
 
 
 def _public(folder: Folder) -> Path:
     return folder.data / "public"
+
+
+def _show(keys: ServerKeys) -> None:
+    line(f"Keys of {keys.origin}")
+    facts((f"  {row['use']}", row["key"]) for row in _told(keys)["keys"])
 
 
 def _told(keys: ServerKeys) -> dict[str, Any]:

@@ -74,29 +74,26 @@ def facts(rows: Iterable[tuple[str, str]]) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """Print a table; the last column is cut where the terminal ends.
+    """Print a table; on a terminal, the last column is cut where it ends.
 
     Args:
         columns: their heads.
         rows: cells, as many as columns.
         right: the columns whose cells are set to the right.
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+    from rich.cells import cell_len, chop_cells
 
-    shown = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for name in columns:
-        last = name == columns[-1]
-        shown.add_column(
-            name,
-            justify="right" if name in right else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=None if last else len(name),
-        )
-    for row in rows:
-        shown.add_row(*(clean(cell) for cell in row))
-    out().print(shown)
+    cells = [list(columns), *([clean(cell, keep="") for cell in row] for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    room = out().width - sum(widths[:-1]) - 2 * (len(widths) - 1)
+    for place, row in enumerate(cells):
+        if out().is_terminal and cell_len(row[-1]) > max(room, 8):
+            row[-1] = chop_cells(row[-1], max(room, 8) - 1)[0] + "…"
+        padded = [
+            " " * (width - cell_len(cell)) + cell if name in right else cell + " " * (width - cell_len(cell))
+            for cell, width, name in zip(row, widths, columns, strict=True)
+        ]
+        out().print("  ".join(padded).rstrip(), style="bold" if place == 0 else "", soft_wrap=True)
 
 
 def raw(data: bytes, *, to_err: bool = False) -> None:

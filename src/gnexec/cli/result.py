@@ -48,9 +48,10 @@ def result(
             return TRY_LATER
         if output is not None:
             _download(client, view, output)
-        for wanted, file, name in ((stdout, view.stdout, "stdout"), (stderr, view.stderr, "stderr")):
-            if wanted and file is not None:
-                raw(client.output(job, name))
+        if stdout and view.stdout is not None:
+            raw(client.stdout(job))
+        if stderr and view.stderr is not None:
+            raw(client.stderr(job))
     if json:
         json_line(view)
     elif not (stdout or stderr):
@@ -66,24 +67,21 @@ def _show(view: ResultView) -> None:
             ("outcome", view.outcome),
             ("agreeing", f"{view.validated_by} results" if view.validated_by > 1 else ""),
             ("attempt", str(view.attempt or "")),
-            ("wall time", show_duration(view.wall_ms / 1000) if view.attempt else ""),
-            ("cpu time", show_duration(view.cpu_ms / 1000) if view.attempt else ""),
+            ("wall time", show_duration(view.wall_ms / 1000) if view.wall_ms else ""),
+            ("cpu time", show_duration(view.cpu_ms / 1000) if view.cpu_ms else ""),
             ("memory", show_size(view.peak_rss_bytes) if view.peak_rss_bytes else ""),
-            ("revision", str(view.revision or "")),
+            ("revision", str(view.revision) if view.revision > 1 else ""),
         ]
     )
     files = _files(view)
     if files:
-        table(
-            ("file", "size", "sha256"),
-            [(name, show_size(file.size), file.sha256) for name, file in files.items()],
-            right=("size",),
-        )
+        rows = [(name, show_size(file.size), file.sha256) for name, file in files]
+        table(("file", "size", "sha256"), rows, right=("size",))
 
 
-def _files(view: ResultView) -> dict[str, FileView]:
-    logs = {"stdout": view.stdout, "stderr": view.stderr}
-    return view.outputs | {name: file for name, file in logs.items() if file is not None}
+def _files(view: ResultView) -> list[tuple[str, FileView]]:
+    logs = (("stdout", view.stdout), ("stderr", view.stderr))
+    return [*view.outputs.items(), *((name, file) for name, file in logs if file is not None)]
 
 
 def _download(client: Client, view: ResultView, folder: Path) -> None:

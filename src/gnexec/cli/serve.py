@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import sys
 
 import structlog
 import uvicorn
@@ -14,6 +16,7 @@ from gnexec.keys import ServerKeys, load, new_keys
 from gnexec.settings import ServerSettings
 from gnexec.store import open_store
 from gnexec.web.app import make_app
+from gnexec.web.protocol import PatientProtocol
 
 log = structlog.get_logger("gnexec.serve")
 SHUTDOWN_S = 10
@@ -26,16 +29,19 @@ def serve(settings: ServerSettings) -> None:
     Raises:
         BadConfiguration: settings, keys, schema or log do not fit together.
     """
+    set_up_log()
     keys = server_keys(settings)
     store = open_store(settings.database_url, create=True)
     failure: list[GnexecError] = []
+    offices: list[Office] = []
 
     async def opened() -> Office:
         try:
-            return open_office(settings, keys, store)
+            offices.append(open_office(settings, keys, store))
         except GnexecError as err:
             failure.append(err)
             raise
+        return offices[0]
 
     listening = _listen(settings.host, settings.port)
     config = uvicorn.Config(
@@ -45,9 +51,9 @@ def serve(settings: ServerSettings) -> None:
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_S,
         timeout_keep_alive=KEEP_ALIVE_S,
-        h11_max_incomplete_event_size=64 << 10,
+        http=PatientProtocol,
     )
-    server = _Server(config, settings, keys)
+    server = _Server(config, settings, keys, offices)
     try:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(server.serve([listening]))
@@ -57,6 +63,21 @@ def serve(settings: ServerSettings) -> None:
         raise
     if failure:
         raise failure[0]
+
+
+def set_up_log() -> None:
+    """Write the operator's log to standard error, tracebacks without the values of variables: they may be tokens."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper("iso", utc=True),
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty() and "NO_COLOR" not in os.environ,
+                exception_formatter=structlog.dev.plain_traceback,
+            ),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 def server_keys(settings: ServerSettings) -> ServerKeys:
@@ -76,12 +97,15 @@ def server_keys(settings: ServerSettings) -> ServerKeys:
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens, once it does."""
+    """Says where it listens, once it does; lets those go who wait for something, before it ends."""
 
-    def __init__(self, config: uvicorn.Config, settings: ServerSettings, keys: ServerKeys) -> None:
+    def __init__(
+        self, config: uvicorn.Config, settings: ServerSettings, keys: ServerKeys, offices: list[Office]
+    ) -> None:
         super().__init__(config)
         self._settings = settings
         self._keys = keys
+        self._offices = offices
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -98,6 +122,11 @@ class _Server(uvicorn.Server):
                 flush=True,
             )
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for office in self._offices:
+            office.feed.wake_all()  # or they would hold the shutdown up until they are cut off
+        await super().shutdown(sockets)
+
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
@@ -106,7 +135,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
         listening.listen(2048)
-        listening.setblocking(False)
+        listening.settimeout(0)
     except OSError as err:
         msg = f"Cannot listen on {host} port {port}: {err.strerror or err}. Give another --host or --port."
         raise BadConfiguration(msg) from err

@@ -73,10 +73,8 @@ class Job:
 def submit(*command: Command, job: Job | None = None, server: Connection | None = None, json: Json = False) -> int:
     """Hand in a job and print its id.
 
-    Put -- before a command that has options of its own: gnexec submit -- ls -l
-
     Args:
-        command: Program and arguments.
+        command: Program and arguments. Put -- before them if they have options of their own.
         job: see `Job`.
         server: see `Connection`.
         json: see `Json`.
@@ -93,11 +91,10 @@ def submit(*command: Command, job: Job | None = None, server: Connection | None 
 def run(*command: Command, job: Job | None = None, server: Connection | None = None, json: Json = False) -> int:
     """Hand in a job, wait for it, and print what it printed.
 
-    Succeeds if and only if the job does. Interrupted, it leaves the job to go on. Put -- before a command that has
-    options of its own: gnexec run -- ls -l
+    Succeeds if and only if the job does. Interrupted, it leaves the job to go on.
 
     Args:
-        command: Program and arguments.
+        command: Program and arguments. Put -- before them if they have options of their own.
         job: see `Job`.
         server: see `Connection`.
         json: Print the result as JSON instead of what the job printed.

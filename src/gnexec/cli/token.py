@@ -35,28 +35,18 @@ def issue(
         json: see `Json`.
     """
     from gnexec.errors import Refused
-    from gnexec.ids import b64url
-    from gnexec.keys import load
-    from gnexec.tokens import AccessClaims, read_scope, sign, write_scope
+    from gnexec.keys import access_token, load
+    from gnexec.tokens import read_scope
 
     keys = load((folder or Folder()).settings.private_keys)
-    now = int(time.time())
+    now, good_s = int(time.time()), days * 86400
     try:
-        claims = AccessClaims(
-            iss=keys.origin,
-            aud=keys.origin,
-            jti=b64url(secrets.token_bytes(16)),
-            sub=sub,
-            scope=write_scope(read_scope(scope.replace(",", " "))),
-            project=project,
-            iat=now,
-            exp=now + days * 86400,
-        )
-        token = sign(claims, keys.token_current)
+        scopes = read_scope(scope.replace(",", " "))
+        token = access_token(keys, sub, scopes, project=project, now_s=now, for_s=good_s, draw=secrets.token_bytes(16))
     except ValueError as err:
-        raise Refused("invalid", f"{err}", mend="See gnexec token issue --help.") from err
+        raise Refused("invalid", str(err), mend="See gnexec token issue --help.") from err
     if json:
-        json_line({"token": token, "sub": claims.sub, "scope": claims.scope, "jti": claims.jti, "exp": claims.exp})
+        json_line({"token": token, "sub": sub, "scope": scopes, "project": project, "exp": now + good_s})
     else:
         line(token)
     return 0

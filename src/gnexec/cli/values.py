@@ -57,8 +57,10 @@ def show_size(size: int) -> str:
 
 def show_duration(seconds: float) -> str:
     """Write a duration for people: the two largest units that it has."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 10:
-        return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
     whole = round(seconds)
     parts = [(whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
     first = next(i for i, (n, _) in enumerate(parts) if n)

@@ -30,7 +30,9 @@ def standing_words(job: JobView) -> str:
 
 def expected(job: JobView) -> str:
     """Say when it will be done, led by a comma; "" where nothing is known."""
-    return f", done in about {show_duration(job.eta.likely_s)}" if job.eta is not None else ""
+    if job.eta is None:
+        return ""
+    return f", done in about {show_duration(max(1.0, job.eta.likely_s))}"
 
 
 def job_facts(job: JobView) -> list[tuple[str, str]]:
@@ -57,7 +59,7 @@ def job_facts(job: JobView) -> list[tuple[str, str]]:
         ("reason", job.reason),
         ("attempts", str(job.attempts)),
         ("expected", eta),
-        ("revision", str(job.revision) if job.revision else ""),
+        ("revision", str(job.revision) if job.revision > 1 else ""),
         ("digest", job.digest),
     ]
 

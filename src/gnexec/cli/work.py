@@ -21,7 +21,8 @@ from gnexec.core.events import Offer
 from gnexec.errors import BadConfiguration
 from gnexec.settings import data_home
 from gnexec.worker import capabilities
-from gnexec.worker.agent import Agent, Exit, Plan
+from gnexec.worker.agent import Agent, Exit
+from gnexec.worker.contact import Plan
 from gnexec.worker.sandbox import Kind, Sandbox, detect, unprivileged
 from gnexec.worker.statedir import StateDir
 
@@ -61,7 +62,7 @@ def worker(  # noqa: PLR0913 -- one argument for each option
         slots: Jobs at a time; the number of cores by default.
         cores: Processors to offer; by default those that this process may use.
         memory: Memory to offer, such as 4GiB; three quarters of this machine's by default.
-        disk: Disk space to offer, such as 20GiB; half of what is free by default.
+        disk: Disk space to offer, such as 20GiB; about half of what is free by default.
         name: A name of this worker, for its owner's eyes; the host's by default.
         owner_token_file: File with an access token with the scope enrol, needed on the first start (or GNEXEC_TOKEN).
         state: Directory for the worker's key, its unsent results and its cache.
@@ -101,7 +102,8 @@ def worker(  # noqa: PLR0913 -- one argument for each option
             offer=Offer(
                 cores=_at_least(1, "cores", cores or max(slots, measured.cores)),
                 memory_bytes=_at_least(1, "memory", memory or measured.memory_bytes // 4 * 3),
-                disk_bytes=_at_least(1, "disk", disk or measured.disk_bytes // 2),
+                # A power of two, so that what is offered does not change with each start.
+                disk_bytes=_at_least(1, "disk", disk or 1 << (max(2, measured.disk_bytes) // 2).bit_length() - 1),
             ),
             sandbox=box,
             description={

@@ -13,7 +13,8 @@ Everything is synchronous and may be shared between threads. What fails on the w
 are named by their content, and each submission carries an idempotency key.
 
 From below: `transport` (one request, its retries, its errors) · `files` (bytes up and down, checked) · `events` (a
-job's stream) · `api` (the calls).
+job's stream) · `api` (the calls) · `probe`
+(looking for a fault).
 Workers speak to the server in their own way (`gnexec.worker`).
 """
 

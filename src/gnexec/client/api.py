@@ -16,6 +16,7 @@ from urllib.parse import quote
 from gnexec.client.events import JobEvent, stream
 from gnexec.client.files import Moved, download, fetch, upload
 from gnexec.client.transport import Transport, TryAgain
+from gnexec.core.spec import STDOUT
 from gnexec.core.terms import DataClass, Needs, Redundancy
 from gnexec.errors import Refused
 from gnexec.shapes import (
@@ -203,9 +204,9 @@ class Client:
 
         Args:
             job: its id.
-            name: as it was declared; also "stdout" and "stderr".
+            name: as it was declared; also "stdout".
         """
-        path, stored = self._place(job, name, self.result(job))
+        path, stored = _place(self.result(job), name)
         return fetch(self._transport, path, stored)
 
     def download(
@@ -223,20 +224,20 @@ class Client:
         Raises:
             BadConfiguration: the file cannot be written.
         """
-        path, stored = self._place(job, name, result or self.result(job))
+        path, stored = _place(result or self.result(job), name)
         download(self._transport, path, stored, place, moved)
 
     def stdout(self, job: int) -> bytes:
-        """Return a job's standard output."""
-        return self.output(job, "stdout")
+        """Return a job's standard output, checked against the accepted result."""
+        return self._log(job, STDOUT)
 
     def tail(self, job: int) -> bytes:
         """Return the newest part of what a running job has printed so far; checked by nobody yet."""
         return self._transport.fetch(f"/v1/jobs/{job}/stdout")
 
     def stderr(self, job: int) -> bytes:
-        """Return a job's standard error."""
-        return self.output(job, "stderr")
+        """Return a job's standard error, checked against the accepted result."""
+        return self._log(job, "stderr")
 
     def attempts(self, job: int) -> AttemptsView:
         """Look at a job's attempts."""
@@ -283,10 +284,22 @@ class Client:
         """
         return upload(self._transport, source, moved)
 
-    @staticmethod
-    def _place(job: int, name: str, result: ResultView) -> tuple[str, FileView]:
-        logs = {"stdout": result.stdout, "stderr": result.stderr}
-        stored = result.outputs.get(name) or logs.get(name)
+    def _log(self, job: int, name: str) -> bytes:
+        result = self.result(job)
+        stored = result.stdout if name == STDOUT else result.stderr
         if stored is None:
-            raise Refused("not_found", f"Job {job} is {result.state} and has no output {name!r}.")
-        return f"/v1/jobs/{job}/{name if name in logs else 'outputs/' + quote(name)}", stored
+            raise _nothing(result, name)
+        return fetch(self._transport, f"/v1/jobs/{job}/{name}", stored)
+
+
+def _place(result: ResultView, name: str) -> tuple[str, FileView]:
+    """Return where an output is, and what it is."""
+    if name in result.outputs:
+        return f"/v1/jobs/{result.id}/outputs/{quote(name)}", result.outputs[name]
+    if name == STDOUT and result.stdout is not None:
+        return f"/v1/jobs/{result.id}/stdout", result.stdout
+    raise _nothing(result, name)
+
+
+def _nothing(result: ResultView, name: str) -> Refused:
+    return Refused("not_found", f"Job {result.id} is {result.state} and has no output {name!r}.")

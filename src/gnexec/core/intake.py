@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gnexec.core.commands import Accepted, Answer, Cancel, Cancelled, Enrol, Enrolled, Submit
+from gnexec.core.commands import Accepted, Answer, Cancel, Cancelled, Enrol, Enrolled, JobRequest, Submit
 from gnexec.core.events import AnyEvent, JobState, JoinedJob, NewJob, OwnerWithdrew, Submitted, WorkerEnrolled
 from gnexec.core.job import Job, evolve
 from gnexec.core.steps import Withdraw
@@ -31,20 +31,18 @@ def submit(world: World, command: Submit) -> tuple[list[AnyEvent], Answer]:
     terms: dict[Terms, int] = {}
     fresh: list[NewJob] = []
     joined: list[JoinedJob] = []
-    seen: dict[str, int] = {}
+    made: dict[str, int] = {}
     for position, request in enumerate(command.jobs):
         index = terms.setdefault(request.terms, len(terms))
-        existing = None if request.force else seen.get(request.digest)
+        existing = None if request.force else made.get(request.digest)
         known = command.known.get(request.digest)
-        if existing is None and known is not None and not request.force and _answers(known, request.terms):
-            failed = known.state is JobState.FAILED
-            existing = None if failed and request.retry_failed else known.id
+        if existing is None and known is not None and _answers(known, request):
+            existing = known.id
         if existing is None:
-            existing = world.next_job + len(fresh)
+            made[request.digest] = world.next_job + len(fresh)
             fresh.append(NewJob(request.digest, request.spec, index))
         else:
             joined.append(JoinedJob(position, existing, index))
-        seen[request.digest] = existing
     event = Submitted(
         first=world.next_job,
         owner=command.owner,
@@ -100,7 +98,10 @@ def enrol(world: World, command: Enrol) -> tuple[list[AnyEvent], Answer]:
     return [event], Enrolled(worker, known is None)
 
 
-def _answers(known: Job, asked: Terms) -> bool:
-    if known.state is JobState.CANCELLED:
+def _answers(known: Job, asked: JobRequest) -> bool:
+    """Tell whether a job that exists answers a request for the same work."""
+    if asked.force or known.state is JobState.CANCELLED:
         return False
-    return not known.decided or at_least_as_strict(known.terms, asked)
+    if known.state is JobState.FAILED and asked.retry_failed:
+        return False
+    return not known.decided or at_least_as_strict(known.terms, asked.terms)

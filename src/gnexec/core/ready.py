@@ -48,6 +48,14 @@ class Ready:
         elif line[bisect_left(line, job)] != job:
             insort(line, job)
 
+    def extend(self, jobs: array[int], key: LineKey) -> None:
+        """Put jobs into a line that are younger than all that stand in it; ascending."""
+        line = self._lines.get(key)
+        if line is None:
+            self._lines[key] = jobs
+        else:
+            line.extend(jobs)
+
     def trim(self, key: LineKey) -> None:
         """Drop the jobs at the front of a line that no longer belong there."""
         line = self._lines.get(key)

@@ -211,9 +211,9 @@ def check_path(path: str, field: str) -> str:
     parts = path.split("/")
     if (
         not path
-        or len(path.encode(errors="surrogatepass")) > 1024  # noqa: PLR2004 -- well below PATH_MAX
-        or any(part in ("", ".", "..") or len(part.encode(errors="surrogatepass")) > 255 for part in parts)  # noqa: PLR2004 -- NAME_MAX
-        or any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) < 0xE000 for char in path)  # noqa: PLR2004 -- control characters, surrogates
+        or len(path.encode(errors="surrogatepass")) > 1024
+        or any(part in ("", ".", "..") or len(part.encode(errors="surrogatepass")) > 255 for part in parts)
+        or any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) < 0xE000 for char in path)
     ):
         raise Refused(
             "invalid",
@@ -240,7 +240,7 @@ def _check_text(field: str, texts: Sequence[str]) -> None:
     if sum(len(text.encode(errors="surrogatepass")) for text in texts) > MAX_WORDS_BYTES:
         raise Refused("too_large", f"More than {MAX_WORDS_BYTES} bytes.", field=field, mend="Put data into an input.")
     for text in texts:
-        if "\0" in text or any(0xD800 <= ord(char) < 0xE000 for char in text):  # noqa: PLR2004 -- surrogates
+        if "\0" in text or any(0xD800 <= ord(char) < 0xE000 for char in text):
             raise Refused("invalid", "A NUL or a lone surrogate cannot be passed on.", field=field)
 
 

@@ -7,6 +7,7 @@ its own entries. It can be thrown away at any time and folded anew; nothing but 
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
@@ -21,7 +22,6 @@ from gnexec.core.events import (
     Equivocated,
     HandedOut,
     JobDecided,
-    JobState,
     KeyAdded,
     LeaseExtended,
     LogOpened,
@@ -36,6 +36,7 @@ from gnexec.core.events import (
 )
 from gnexec.core.job import Job, evolve
 from gnexec.core.leases import Leases
+from gnexec.core.openjobs import OpenJobs
 from gnexec.core.policy.prediction import Statistics
 from gnexec.core.policy.redundancy import excluded_owners, replicas_needed
 from gnexec.core.ready import LineKey, Ready
@@ -110,7 +111,6 @@ class World:
         self.policy = DEFAULT_POLICY
         self.keys: dict[str, str] = {}
         self.next_job = 1
-        self.jobs: dict[int, Job] = {}
         self.hand_outs: dict[str, HandOut] = {}
         self.requests: dict[tuple[str, str], str] = {}
         self.workers: dict[str, WorkerRecord] = {}
@@ -119,6 +119,7 @@ class World:
         self.decided: dict[str, int] = {}
         self.ready = Ready(self._belongs)
         self._terms: dict[Terms, Terms] = {}
+        self.jobs = OpenJobs(self._intern)
         self._leases = Leases()
 
     def apply(self, event: AnyEvent, at_ms: int) -> None:
@@ -139,8 +140,11 @@ class World:
             raise IllegalTransition(msg)
         seq, self.size, self.at_ms = self.size, self.size + 1, at_ms
         self._before(event, at_ms)
+        if isinstance(event, Submitted):
+            self._take_in(event, seq, at_ms)
         for job_id, step in steps(event, seq, at_ms):
-            self._step(job_id, step)
+            if not isinstance(step, Create):  # `_take_in` has seen to new jobs, all at once.
+                self._step(job_id, step)
 
     def due(self, at_ms: int) -> list[str]:
         """Return the hand-outs whose lease has passed at `at_ms`, in order of their leases; changes nothing."""
@@ -174,11 +178,6 @@ class World:
                 self._set_policy(event)
             case WorkerEnrolled():
                 self._enrol(event, at_ms)
-            case Submitted():
-                if event.first != self.next_job:
-                    msg = f"jobs begin at {event.first} instead of {self.next_job}"
-                    raise IllegalTransition(msg)
-                self.next_job += len(event.jobs)
             case HandedOut():
                 self._hand_out(event, at_ms)
             case LeaseExtended():
@@ -196,10 +195,23 @@ class World:
                 hand_out = self.hand_outs.get(event.jti)
                 if hand_out is not None:
                     self._keep(msgspec.structs.replace(hand_out, contacted=True))
-            case Compared() | JobDecided() | AttemptsLapsed() | OwnerWithdrew():
+            case Submitted() | Compared() | JobDecided() | AttemptsLapsed() | OwnerWithdrew():
                 pass
             case _:
                 assert_never(event)
+
+    def _take_in(self, event: Submitted, seq: int, at_ms: int) -> None:
+        if event.first != self.next_job:
+            msg = f"jobs begin at {event.first} instead of {self.next_job}"
+            raise IllegalTransition(msg)
+        self.next_job += len(event.jobs)
+        self.jobs.add(event, seq, at_ms)
+        lines = [array("q") for _ in event.terms]
+        for offset, row in enumerate(event.jobs):
+            lines[row.terms].append(event.first + offset)
+        for terms, line in zip(event.terms, lines, strict=True):
+            if line:
+                self.ready.extend(line, LineKey(self._intern(terms), frozenset()))
 
     def _set_policy(self, event: PolicySet) -> None:
         self.policy = event
@@ -285,18 +297,16 @@ class World:
 
     def _step(self, job_id: int, step: Step) -> None:
         before = self.jobs.get(job_id)
-        if before is None and not isinstance(step, Create):
+        if before is None:
             self._step_of_closed(job_id, step)
             return
-        after = evolve(before, step)
-        if isinstance(step, Create) or after.terms is not (before and before.terms):
-            after = self._intern(after)
-        self.jobs[job_id] = after
+        self.jobs[job_id] = evolve(before, step)
+        after = self.jobs[job_id]
         if isinstance(step, Report | Lapse):
             number = step.result.attempt if isinstance(step, Report) else step.attempt
             self._ended(after, number)
         self._requeue(before, after)
-        if after.decided and not (before and before.decided):
+        if after.decided and not before.decided:
             self.decided[after.state] = self.decided.get(after.state, 0) + 1
         if after.closed:
             del self.jobs[job_id]
@@ -322,8 +332,8 @@ class World:
         else:
             self._close(hand_out)
 
-    def _requeue(self, before: Job | None, after: Job) -> None:
-        old = self.line_of(before) if before is not None and self.needed(before) else None
+    def _requeue(self, before: Job, after: Job) -> None:
+        old = self.line_of(before) if self.needed(before) else None
         new = self.line_of(after) if self.needed(after) else None
         if new is not None and new != old:
             self.ready.add(after.id, new)
@@ -334,11 +344,5 @@ class World:
         job = self.jobs.get(job_id)
         return job is not None and self.needed(job) > 0 and self.line_of(job) == key
 
-    def _intern(self, job: Job) -> Job:
-        terms = self._terms.setdefault(job.terms, job.terms)
-        return job if terms is job.terms else msgspec.structs.replace(job, terms=terms)
-
-
-def queued(world: World) -> int:
-    """Count the open jobs that wait for a worker."""
-    return sum(job.state is JobState.QUEUED for job in world.jobs.values())
+    def _intern(self, terms: Terms) -> Terms:
+        return self._terms.setdefault(terms, terms)

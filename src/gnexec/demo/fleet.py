@@ -1,18 +1,29 @@
-"""A server and two volunteers on this machine, as real processes that speak real HTTP, for as long as a demo runs."""
+"""A server and two volunteers on this machine, as real processes that speak real HTTP, for as long as a demo runs.
+
+Rules:
+- Nothing outlives the block: each process gets SIGTERM and some time to leave, then it and all it has started is
+  killed. Should this process die without having its say, the kernel sends the SIGTERM.
+- A process that ends by itself is noticed (`Fleet.check`), not waited for.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import re
 import secrets
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import psutil
 
 from gnexec.errors import BadConfiguration
 from gnexec.keys import ServerKeys, access_token, new_keys
@@ -21,7 +32,31 @@ from gnexec.tokens.issued import Scope
 ORIGIN: Final = "demo.example/gnexec"
 OWNERS: Final = ("ann", "bob")
 DAY_S: Final = 24 * 3600
+START_S: Final = 60
+LEAVE_S: Final = 15
 _ADDRESS = re.compile(r"http://\S+")
+_PR_SET_PDEATHSIG: Final = 1  # include/uapi/linux/prctl.h
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One of the fleet's processes; `log` is where it writes what it has to say."""
+
+    name: str
+    running: subprocess.Popen[bytes]
+    log: Path
+
+    def check(self) -> None:
+        """Make sure that it runs.
+
+        Raises:
+            BadConfiguration: it does not; has its last words.
+        """
+        status = self.running.poll()
+        if status is not None:
+            said = self.log.read_text(errors="replace").strip()[-1000:]
+            msg = f"{self.name} ended (exit status {status}). It said:\n{said}"
+            raise BadConfiguration(msg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +65,22 @@ class Fleet:
 
     Attributes:
         url: the server's address. token: of the submitter. vkey: of the log.
+        processes: the server and the workers.
     """
 
     url: str
     token: str
     vkey: str
+    processes: tuple[Process, ...]
+
+    def check(self) -> None:
+        """Make sure that all of it runs.
+
+        Raises:
+            BadConfiguration: a process has ended; has its last words.
+        """
+        for process in self.processes:
+            process.check()
 
 
 @contextmanager
@@ -46,20 +92,27 @@ def fleet(folder: Path, worker_flags: Sequence[str]) -> Iterator[Fleet]:
         worker_flags: further flags of `gnexec worker`.
 
     Raises:
-        BadConfiguration: a process does not start; says what it said.
+        BadConfiguration: a process does not start; has its last words.
     """
     keys = new_keys(folder / "server" / "keys", folder / "server" / "public", ORIGIN)
     with ExitStack() as stack:
+
+        def start(name: str, arguments: list[str]) -> Process:
+            return stack.enter_context(_process(name, arguments, folder / f"{name}.log"))
+
         serve = ["serve", "--data", str(folder / "server"), "--port", "0", "--allow-raw", "--data-class", "public"]
-        url = stack.enter_context(_serving(serve, folder / "server.log"))
+        server = start("server", serve)
+        url = _address(server)
+        workers = []
         for owner in OWNERS:
             secret = folder / f"{owner}.token"
             secret.touch(mode=0o600)
             secret.write_text(_token(keys, owner, Scope.ENROL))
-            flags = ["--owner-token-file", str(secret), "--state", str(folder / owner), "--name", owner]
-            command = ["worker", url, "--slots", str(_slots()), "--wait", "5", "--drain", "1", *flags, *worker_flags]
-            stack.enter_context(_process(command, folder / f"{owner}.log"))
-        yield Fleet(url, _token(keys, "demo", Scope.SUBMIT, Scope.READ), keys.log_verifier.vkey)
+            own = ["--owner-token-file", str(secret), "--state", str(folder / owner), "--name", owner]
+            share = ["--slots", str(_slots()), "--wait", "5", "--drain", "1", "--grace", "2"]
+            workers.append(start(f"worker-{owner}", ["worker", url, *share, *own, *worker_flags]))
+        submitter = _token(keys, "demo", Scope.SUBMIT, Scope.READ)
+        yield Fleet(url, submitter, keys.log_verifier.vkey, (server, *workers))
 
 
 def _slots() -> int:
@@ -72,37 +125,61 @@ def _token(keys: ServerKeys, name: str, *scopes: Scope) -> str:
     )
 
 
+def _address(server: Process) -> str:
+    """Wait until the server says where it listens."""
+    until = time.monotonic() + START_S
+    while time.monotonic() < until:
+        found = _ADDRESS.search(server.log.read_text(errors="replace"))
+        if found is not None:
+            return found[0].rstrip("/")
+        server.check()
+        time.sleep(0.05)
+    msg = f"The server did not start within {START_S} s."
+    raise BadConfiguration(msg)
+
+
 @contextmanager
-def _process(arguments: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _process(name: str, arguments: list[str], log: Path) -> Iterator[Process]:
     with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 -- our own command
+        running = subprocess.Popen(
             [sys.executable, "-m", "gnexec", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_dies_with(os.getpid()),  # noqa: PLW1509 -- no thread has been started yet
         )
-    try:
-        yield process
-    finally:
-        process.terminate()
         try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            yield Process(name, running, log)
+        finally:
+            _end(running)
 
 
-@contextmanager
-def _serving(arguments: list[str], log: Path) -> Iterator[str]:
-    """Start the server and wait until it says where it listens."""
-    with _process(arguments, log) as process:
-        until = time.monotonic() + 60
-        while time.monotonic() < until and process.poll() is None:
-            found = _ADDRESS.search(log.read_text(errors="replace"))
-            if found is not None:
-                yield found[0].rstrip("/")
-                return
-            time.sleep(0.05)
-        msg = f"The server did not start. It said: {log.read_text(errors='replace').strip()[-500:]}"
-        raise BadConfiguration(msg)
+def _dies_with(parent: int) -> Callable[[], None]:
+    """Return what a new process does so that it gets SIGTERM when `parent` dies.
+
+    Source: prctl(2), PR_SET_PDEATHSIG.
+    """
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:  # it died before it was asked
+            os._exit(1)
+
+    return ask
+
+
+def _end(running: subprocess.Popen[bytes]) -> None:
+    """End a process and, if it does not leave in time, all that it has started."""
+    running.terminate()
+    try:
+        running.wait(LEAVE_S)
+    except subprocess.TimeoutExpired:
+        tree = [psutil.Process(running.pid)]
+        with contextlib.suppress(psutil.NoSuchProcess):
+            tree += tree[0].children(recursive=True)
+        for process in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        running.wait()

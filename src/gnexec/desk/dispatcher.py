@@ -108,6 +108,10 @@ class Dispatcher:
             return "The writer is not running."
         return self._clock.trouble
 
+    def now_ms(self) -> int:
+        """Return the time to go by, milliseconds since 1970."""
+        return self._clock.now_ms()
+
     def worker_key(self, worker: str) -> tuple[str, str] | None:
         """Return (kid, x) of an enrolled worker. Keys of workers never change, so no order is needed."""
         record = self._ledger.world.workers.get(worker)

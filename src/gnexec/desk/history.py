@@ -6,20 +6,20 @@ from typing import Any
 
 import msgspec
 
-from gnexec.core.job import Job
 from gnexec.core.refs import job_key
 from gnexec.core.steps import Compare, Create, Decide, Join, Lapse, Report, Start, Step, Withdraw, steps
 from gnexec.desk.dispatcher import View
 from gnexec.desk.facts import Facts
 from gnexec.desk.office import Caller, Office
-from gnexec.errors import Refused
+from gnexec.desk.ownership import own_job
 
 
 class Happening(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that happened to a job.
 
     Attributes:
-        seq: the log entry. at_ms: when. what: submitted, joined, started, reported, lapsed, compared, decided, withdrawn.
+        seq: the log entry. at_ms: when.
+        what: submitted, joined, started, reported, lapsed, compared, decided, withdrawn.
         attempt: the attempt concerned, or None.
         detail: outcome, state or reason, in a word or two.
     """
@@ -39,10 +39,8 @@ async def since(office: Office, caller: Caller, job_id: int, after: int) -> tupl
     """
 
     def look(view: View) -> tuple[list[Happening], bool]:
-        job: Job | None = view.job(job_id)
-        if job is None or caller.owner not in (*job.owners, *job.former_owners):
-            raise Refused("not_found", f"There is no job {job_id} of yours.")
-        found = []
+        job = own_job(view, caller, job_id)
+        found: list[Happening] = []
         for seq, at_ms, event in Facts(view.store, view.world).story(job_key(job_id)):
             if seq > after:
                 found.extend(
@@ -73,5 +71,3 @@ def _told(step: Step) -> dict[str, Any]:
             return {"what": "decided", "attempt": step.event.canonical, "detail": str(step.event.state)}
         case Withdraw():
             return {"what": "withdrawn"}
-
-

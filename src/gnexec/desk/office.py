@@ -10,12 +10,14 @@ import asyncio
 import secrets
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Final, Generic, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from gnexec.core.commands import OpenLog
 from gnexec.core.spec import Manifest, NamedSpec, decode_named
+from gnexec.desk.clock import Clock
 from gnexec.desk.dispatcher import Dispatcher
 from gnexec.desk.feed import Feed
 from gnexec.desk.live import Live
@@ -35,7 +37,7 @@ CACHED: Final = 65_536
 
 
 class Recent(Generic[K, V]):
-    """A cache of bounded size: what was used longest ago goes first."""
+    """A cache of bounded size, for any thread: what was used longest ago goes first."""
 
     def __init__(self, most: int = CACHED) -> None:
         """Begin empty.
@@ -45,19 +47,22 @@ class Recent(Generic[K, V]):
         """
         self._most = most
         self._held: OrderedDict[K, V] = OrderedDict()
+        self._lock = Lock()
 
     def get(self, key: K) -> V | None:
         """Return what is held under `key`, or None."""
-        value = self._held.get(key)
-        if value is not None:
-            self._held.move_to_end(key)
-        return value
+        with self._lock:
+            value = self._held.get(key)
+            if value is not None:
+                self._held.move_to_end(key)
+            return value
 
     def put(self, key: K, value: V) -> V:
         """Hold `value` and return it."""
-        self._held[key] = value
-        if len(self._held) > self._most:
-            self._held.popitem(last=False)
+        with self._lock:
+            self._held[key] = value
+            if len(self._held) > self._most:
+                self._held.popitem(last=False)
         return value
 
 
@@ -94,6 +99,10 @@ class Office:
     def open_mode(self) -> bool:
         """Whether any HTTP client is a worker."""
         return self.settings.open_mode
+
+    def now_s(self) -> int:
+        """Return the time by which tokens are judged, seconds since 1970: the log's own clock."""
+        return self.desk.now_ms() // 1000
 
     @property
     def origin(self) -> str:
@@ -152,8 +161,14 @@ class Office:
         self.store.close()
 
 
-def open_office(settings: ServerSettings, keys: ServerKeys, store: Store) -> Office:
+def open_office(settings: ServerSettings, keys: ServerKeys, store: Store, clock: Clock | None = None) -> Office:
     """Open the log and begin to serve; must be called with a running event loop.
+
+    Args:
+        settings: of this server.
+        keys: its own.
+        store: open.
+        clock: watches the store's clock; None for the machine's steady one.
 
     Raises:
         BadConfiguration: keys and log do not belong together.
@@ -162,7 +177,8 @@ def open_office(settings: ServerSettings, keys: ServerKeys, store: Store) -> Off
     """
     vkey = keys.log_verifier.vkey
     tokens = {kid: b64url(key.public_bytes_raw()) for kid, key in keys.token_public.items()}
-    desk = Dispatcher(store, Sealer(keys.origin, keys.log_key), OpenLog(keys.origin, vkey, tokens, settings.policy))
+    opening = OpenLog(keys.origin, vkey, tokens, settings.policy)
+    desk = Dispatcher(store, Sealer(keys.origin, keys.log_key), opening, clock)
     feed = Feed(asyncio.get_running_loop())
     desk.add_feed(feed)
     desk.start()

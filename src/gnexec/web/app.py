@@ -50,4 +50,4 @@ def routes(operations: list[Operation]) -> list[Route]:
 
 
 async def _no_route(request: Request, _: Exception) -> Response:
-    return problem(Refused("not_found", f"There is nothing at {request.url.path[:200]}."))
+    return problem(Refused("not_found", f"There is nothing at {request.scope['path'][:200]}."))

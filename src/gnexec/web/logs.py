@@ -101,5 +101,3 @@ def operations() -> list[Operation]:
         Operation("GET", "/tile/{name:path}", tile, {200: "application/octet-stream"}),
         Operation("GET", "/log/payloads", payloads, {200: "application/jsonl"}, query=(_START, _COUNT)),
     ]
-
-

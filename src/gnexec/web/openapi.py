@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from gnexec.ids import MAX_SAFE_INT
 from gnexec.shapes import Problem
 from gnexec.web.resource import Auth, Operation
 
@@ -66,7 +67,12 @@ def _operation(op: Operation, path: str, refs: dict[type, Any]) -> dict[str, Any
             for p in op.query
         ],
         "responses": {str(status): _reply(status, kind, refs) for status, kind in op.replies.items()}
-        | {"default": {"description": "A problem (RFC 9457).", "content": {"application/problem+json": {"schema": refs[Problem]}}}},
+        | {
+            "default": {
+                "description": "A problem (RFC 9457).",
+                "content": {"application/problem+json": {"schema": refs[Problem]}},
+            }
+        },
     }
     if op.auth is not Auth.NONE:
         told["security"] = [{_SCHEMES[op.auth]: []}, {}]
@@ -76,7 +82,7 @@ def _operation(op: Operation, path: str, refs: dict[type, Any]) -> dict[str, Any
 
 
 def _path_parameter(name: str, kind: str) -> dict[str, Any]:
-    schema = {"type": "integer", "minimum": 1} if kind == "int" else {"type": "string"}
+    schema = {"type": "integer", "minimum": 1, "maximum": MAX_SAFE_INT} if kind == "number" else {"type": "string"}
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
 

@@ -1,76 +1,31 @@
-"""Reading requests: bodies, parameters and tokens; nothing is looked up here but keys.
-
-A body is read up to its cap before anything else; JSON is strict. `curl -d` sends JSON under a form's media type, so the
-three calls of GnExec take that too.
-"""
+"""Reading requests: parameters and tokens; nothing is looked up here but keys."""
 
 from __future__ import annotations
 
-import json
 import re
-import time
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
-import msgspec
 from starlette.requests import Request
 
+from gnexec.desk.jobtokens import JobToken, job_token
 from gnexec.desk.office import Caller, Office
-from gnexec.desk.volunteering import JobToken, job_token
 from gnexec.errors import Refused
 from gnexec.ids import MAX_SAFE_INT
 from gnexec.tokens.issued import AccessClaims, EnrolmentClaims, Scope
 from gnexec.tokens.reading import read_access_token, read_enrolment_token, require_scope
+from gnexec.web.bodies import check_json_media, parse_json, read_body
 
-T = TypeVar("T")
-
-JSON_MEDIA: Final = frozenset({"application/json", "application/x-www-form-urlencoded", ""})
 MAX_REQ_CHARS: Final = 128
 MAX_WAIT_S: Final = 300.0
-_FIELD: Final = re.compile(r"^(?P<what>.*?)(?: - at `\$?\.?(?P<field>[^`]*)`)?$", re.DOTALL)
+_MAX_DIGITS: Final = 16  # longer is out of every range
 
 
-async def read_body(request: Request, most: int) -> bytes:
-    """Read a body whole.
-
-    Args:
-        request: not yet read.
-        most: bytes accepted.
-
-    Raises:
-        Refused: too_large.
-    """
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > most:
-        raise _too_large(most)
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > most:
-            raise _too_large(most)
-        chunks.append(chunk)
-    return b"".join(chunks)
+class _WithToken(Protocol):
+    @property
+    def token(self) -> str | None: ...
 
 
-async def read_json(request: Request, kind: type[T], most: int) -> T:
-    """Read a JSON body of the type `kind`.
-
-    Raises:
-        Refused: too_large; bad_media; malformed (no JSON, or a name twice); invalid (names the field).
-    """
-    check_json_media(request)
-    return parse_json(await read_body(request, most), kind)
-
-
-def check_json_media(request: Request) -> None:
-    """Make sure that the body says to be JSON, or says what curl says by default.
-
-    Raises:
-        Refused: bad_media.
-    """
-    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media not in JSON_MEDIA:
-        raise Refused("bad_media", f"A body of {media} cannot be read.", field="Content-Type", mend="Send JSON.")
+J = TypeVar("J", bound=_WithToken)
 
 
 def check_length(field: str, text: str | None, most: int) -> None:
@@ -83,27 +38,6 @@ def check_length(field: str, text: str | None, most: int) -> None:
         raise Refused("invalid", "The length is wrong.", field=field, mend=f"Give 1 to {most} characters.")
 
 
-def parse_json(data: bytes, kind: type[T]) -> T:
-    """Parse JSON strictly.
-
-    Raises:
-        Refused: malformed or invalid.
-    """
-    try:
-        value = msgspec.json.decode(data, type=kind)
-    except msgspec.ValidationError as err:
-        found = _FIELD.match(str(err))
-        what, field = (found["what"], found["field"]) if found else (str(err), None)
-        raise Refused("invalid", f"{what}.", field=field or "body", mend="See /openapi.json for the form.") from err
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
-        raise Refused("malformed", f"The body is not JSON: {err}.", field="body") from err
-    try:
-        json.loads(data, object_pairs_hook=_once)
-    except _TwiceError as err:
-        raise Refused("malformed", f"The name {err.args[0][:80]!r} is there twice.", field="body") from err
-    return value
-
-
 def bearer(request: Request) -> str | None:
     """Return the token in the Authorization header, or None."""
     header = request.headers.get("authorization")
@@ -113,6 +47,25 @@ def bearer(request: Request) -> str | None:
     if scheme.lower() != "bearer" or not text:
         raise Refused("no_token", "The header is not a bearer token.", field="Authorization", mend="Send Bearer TOKEN.")
     return text.strip()
+
+
+async def job_and_json(request: Request, office: Office, kind: type[J], most: int) -> tuple[JobToken, J]:
+    """Return the job token and the body of a call that needs both.
+
+    A token in the header is judged before the body is parsed; one in the body cannot be.
+
+    Raises:
+        Refused: too_large, bad_media; no_token, bad_token and its like; malformed, invalid.
+    """
+    check_json_media(request)
+    data = await read_body(request, most)
+    text = bearer(request)
+    if text is not None:
+        return job_token(office, text), parse_json(data, kind)
+    body = parse_json(data, kind)
+    if not body.token:
+        raise _no_token("job")
+    return job_token(office, body.token), body
 
 
 def submitter(request: Request, office: Office, scope: Scope) -> Caller:
@@ -136,7 +89,7 @@ def access(request: Request, office: Office, scope: Scope) -> tuple[AccessClaims
     text = bearer(request)
     if text is None:
         raise _no_token("access")
-    claims = read_access_token(text, office.keys.token_public, origin=office.origin, now_s=now_s())
+    claims = read_access_token(text, office.keys.token_public, origin=office.origin, now_s=office.now_s())
     require_scope(claims, scope)
     return claims, text
 
@@ -152,19 +105,7 @@ def enrolment(request: Request, office: Office) -> EnrolmentClaims | None:
     text = bearer(request)
     if text is None:
         raise _no_token("enrolment")
-    return read_enrolment_token(text, office.keys.token_public, origin=office.origin, now_s=now_s())
-
-
-def job(request: Request, office: Office, in_body: str | None = None) -> JobToken:
-    """Return the job token, from the header or else from the body.
-
-    Raises:
-        Refused: no_token, bad_token and its like.
-    """
-    text = bearer(request) or in_body
-    if not text:
-        raise _no_token("job")
-    return job_token(office, text)
+    return read_enrolment_token(text, office.keys.token_public, origin=office.origin, now_s=office.now_s())
 
 
 def job_id(request: Request) -> int:
@@ -184,7 +125,7 @@ def integer(request: Request, name: str, low: int, high: int) -> int | None:
     text = request.query_params.get(name)
     if text is None:
         return None
-    if not text.isascii() or not text.isdecimal() or len(text) > 16 or not low <= int(text) <= high:  # noqa: PLR2004 -- longer is out of every range
+    if not text.isascii() or not text.isdecimal() or len(text) > _MAX_DIGITS or not low <= int(text) <= high:
         raise Refused(
             "invalid", "This is not a number in range.", field=name, mend=f"Give a whole number from {low} to {high}."
         )
@@ -214,27 +155,10 @@ def request_id(request: Request) -> str | None:
     return text
 
 
-def now_s() -> int:
-    """Return the time by which tokens are judged, seconds since 1970."""
-    return int(time.time())
-
-
-class _TwiceError(ValueError):
-    """A name stands twice in a JSON object."""
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise _TwiceError(next(name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1))
-    return found
-
-
 def _no_token(kind: str) -> Refused:
     return Refused(
-        "no_token", f"This needs the {kind} token.", field="Authorization", mend="Send it as Authorization: Bearer TOKEN."
+        "no_token",
+        f"This needs the {kind} token.",
+        field="Authorization",
+        mend="Send it as Authorization: Bearer TOKEN.",
     )
-
-
-def _too_large(most: int) -> Refused:
-    return Refused("too_large", f"The body has more than {most} bytes.", field="body", mend="Upload large data as blobs.")

@@ -1,8 +1,10 @@
 """Operations as data, and the one way in which they are served.
 
-An `Operation` says everything about one method of one path: what it reads and replies, which token it wants. Routes and the
-OpenAPI description are both made from that list. `Resource` serves the operations of one path: it picks the method, and
-turns every error into problem+json, so that no handler has to.
+An `Operation` says everything about one method of one path: what it reads and replies, which token it wants. Routes and
+the OpenAPI description are both made from that list. `Resource` serves the operations of one path: it picks the method,
+and turns every error into problem+json, so that no handler has to.
+
+Numbers in a path are `{job:number}`: one too long for a job id is no such path, and is never converted.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 import structlog
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -92,19 +95,33 @@ class Resource:
         """Serve one request."""
         if scope["type"] != "http":
             return
-        request = Request(scope, receive)
         handler = self._handlers.get(scope["method"])
-        try:
-            if handler is None:
-                raise Refused("method_not_allowed", f"{scope['method']} is not possible here.")
-            response = await handler(request, scope["app"].state.office)
-        except ClientDisconnect:
-            return
-        except Exception as err:  # noqa: BLE001 -- whatever goes wrong must be answered
-            response = problem(err)
-            if handler is None:
-                response.headers["Allow"] = ", ".join(sorted(self._handlers))
+        if handler is None:
+            response = problem(Refused("method_not_allowed", f"{scope['method'][:20]} is not possible here."))
+            response.headers["Allow"] = ", ".join(sorted(self._handlers))
+        else:
+            try:
+                response = await handler(Request(scope, receive), scope["app"].state.office)
+            except ClientDisconnect:
+                return
+            except Exception as err:  # noqa: BLE001 -- whatever goes wrong must be answered
+                response = problem(err)
         await response(scope, receive, send)
+
+
+class _Number(Convertor[int]):
+    """A job id in a path."""
+
+    regex = "[0-9]{1,16}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("number", _Number())
 
 
 def reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:  # noqa: ANN401 -- any shape
@@ -132,8 +149,10 @@ def problem(err: Exception) -> Response:
         links=ROOT_LINKS,
     )
     headers = {"Cache-Control": "no-store"}
-    if err.status == 401:  # noqa: PLR2004 -- RFC 9110, section 11.6.1 asks for this header
+    if err.status == 401:
         headers["WWW-Authenticate"] = f'Bearer error="{err.code}"'
-    if err.status == 503:  # noqa: PLR2004
+    if err.status == 408:
+        headers["Connection"] = "close"
+    if err.status == 503:
         headers["Retry-After"] = "2"
     return Response(encode(body), err.status, headers, "application/problem+json")

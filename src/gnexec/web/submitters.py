@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
-from gnexec.desk import history, submitting
+from gnexec.desk import explaining, history, showing, submitting
 from gnexec.desk.office import Caller, Office
 from gnexec.shapes import (
     AttemptsView,
@@ -24,12 +24,14 @@ from gnexec.shapes import (
     ResultView,
 )
 from gnexec.tokens.issued import Scope
-from gnexec.web import reading
+from gnexec.web import bodies, reading
+from gnexec.web.download import download
 from gnexec.web.resource import Auth, Operation, Param, reply
 from gnexec.web.waiting import Patience
 
 _DECIDED = frozenset({"succeeded", "failed", "cancelled"})
-_PLAIN = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"}
+_LIVE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+_LATER = {"Cache-Control": "private, no-cache"}  # a decision may be revised
 
 
 class _Many(msgspec.Struct):
@@ -41,13 +43,13 @@ class _Many(msgspec.Struct):
 async def submit(request: Request, office: Office) -> Response:
     """Hand in one job, or several as {"jobs": […]}: all of them or none."""
     caller = reading.submitter(request, office, Scope.SUBMIT)
-    reading.check_json_media(request)
-    data = await reading.read_body(request, office.settings.max_body_bytes)
-    many = reading.parse_json(data, _Many).jobs is not msgspec.UNSET
-    bodies = reading.parse_json(data, ManyJobs).jobs if many else [reading.parse_json(data, JobBody)]
+    bodies.check_json_media(request)
+    data = await bodies.read_body(request, office.settings.max_body_bytes)
+    many = bodies.parse_json(data, _Many).jobs is not msgspec.UNSET
+    asked = bodies.parse_json(data, ManyJobs).jobs if many else [bodies.parse_json(data, JobBody)]
     key = request.headers.get("idempotency-key")
     reading.check_length("Idempotency-Key", key, 255)
-    views, created = await submitting.submit(office, caller, bodies, key=key)
+    views, created = await submitting.submit(office, caller, asked, key=key)
     status = 201 if created else 200
     if many:
         return reply(ManyJobViews(jobs=views), status)
@@ -58,23 +60,21 @@ async def show(request: Request, office: Office) -> Response:
     """Show a job; with `wait`, as soon as it is decided."""
     caller = reading.submitter(request, office, Scope.READ)
     number, seconds = reading.job_id(request), reading.wait_s(request)
-    view = await submitting.show(office, caller, number)
+    view = await showing.show(office, caller, number)
     if seconds and view.state not in _DECIDED:
         view = await _wait_for_decision(request, office, caller, number, seconds)
     return reply(view, headers={"Cache-Control": "no-store"})
 
 
-async def _wait_for_decision(
-    request: Request, office: Office, caller: Caller, number: int, seconds: float
-) -> JobView:
+async def _wait_for_decision(request: Request, office: Office, caller: Caller, number: int, seconds: float) -> JobView:
     patience = Patience(request, seconds)
     try:
         async with office.feed.watching(number) as change:
-            view = await submitting.show(office, caller, number)
+            view = await showing.show(office, caller, number)
             while view.state not in _DECIDED and not office.feed.closing and await patience.until(change):
                 change.clear()
-                view = await submitting.show(office, caller, number)
-        return await submitting.show(office, caller, number)
+                view = await showing.show(office, caller, number)
+        return await showing.show(office, caller, number)
     finally:
         await patience.close()
 
@@ -82,7 +82,7 @@ async def _wait_for_decision(
 async def result(request: Request, office: Office) -> Response:
     """Show a job's result; 202 while there is none."""
     caller = reading.submitter(request, office, Scope.READ)
-    view = await submitting.result(office, caller, reading.job_id(request))
+    view = await showing.result(office, caller, reading.job_id(request))
     if view.state in _DECIDED:
         return reply(view)
     return reply(view, 202, {"Retry-After": "2"})
@@ -92,48 +92,46 @@ async def stdout(request: Request, office: Office) -> Response:
     """Fetch a job's standard output: of the accepted attempt, or the newest part of what a running one wrote."""
     caller = reading.submitter(request, office, Scope.READ)
     number = reading.job_id(request)
-    live = await submitting.live_output(office, caller, number)
+    live = await showing.live_output(office, caller, number)
     if live is not None:
-        return Response(live, headers=_PLAIN | {"Cache-Control": "no-store"}, media_type="text/plain")
-    return await _file(office, caller, number, "stdout", "text/plain")
+        return Response(live, headers=_LIVE, media_type="text/plain")
+    return await _captured(request, office, caller, "stdout")
 
 
 async def stderr(request: Request, office: Office) -> Response:
     """Fetch a job's standard error."""
     caller = reading.submitter(request, office, Scope.READ)
-    return await _file(office, caller, reading.job_id(request), "stderr", "text/plain")
+    return await _captured(request, office, caller, "stderr")
 
 
 async def output(request: Request, office: Office) -> Response:
     """Fetch an output of a job; ranges are served."""
     caller = reading.submitter(request, office, Scope.READ)
-    return await _file(
-        office, caller, reading.job_id(request), request.path_params["name"], "application/octet-stream"
-    )
+    path, stored = await showing.output(office, caller, reading.job_id(request), request.path_params["name"])
+    return download(request, path, stored, "application/octet-stream", _LATER)
 
 
-async def _file(office: Office, caller: Caller, number: int, name: str, media: str) -> Response:
-    path, stored = await submitting.output(office, caller, number, name)
-    headers = _PLAIN | {"ETag": f'"{stored.sha256}"'}
-    return FileResponse(path, headers=headers, media_type=media)
+async def _captured(request: Request, office: Office, caller: Caller, name: str) -> Response:
+    path, stored = await showing.captured(office, caller, reading.job_id(request), name)
+    return download(request, path, stored, "text/plain", _LATER)
 
 
 async def attempts(request: Request, office: Office) -> Response:
     """Show a job's attempts."""
     caller = reading.submitter(request, office, Scope.READ)
-    return reply(await submitting.attempts(office, caller, reading.job_id(request)))
+    return reply(await showing.attempts(office, caller, reading.job_id(request)))
 
 
 async def receipt(request: Request, office: Office) -> Response:
     """Fetch what the log holds about a job, with proofs that can be checked offline."""
     caller = reading.submitter(request, office, Scope.READ)
-    return reply(await submitting.receipts(office, caller, reading.job_id(request)))
+    return reply(await showing.receipts(office, caller, reading.job_id(request)))
 
 
 async def explain(request: Request, office: Office) -> Response:
     """Say why a job is where it is."""
     caller = reading.submitter(request, office, Scope.READ)
-    return reply(await submitting.explain(office, caller, reading.job_id(request)))
+    return reply(await explaining.explain(office, caller, reading.job_id(request)))
 
 
 async def cancel(request: Request, office: Office) -> Response:
@@ -147,8 +145,8 @@ async def events(request: Request, office: Office) -> Response:
     caller = reading.submitter(request, office, Scope.READ)
     number = reading.job_id(request)
     last = request.headers.get("last-event-id", "")
-    after = int(last) if last.isascii() and last.isdecimal() and len(last) < 16 else -1  # noqa: PLR2004
-    await submitting.show(office, caller, number)
+    after = int(last) if last.isascii() and last.isdecimal() and len(last) < 16 else -1
+    await showing.show(office, caller, number)
     return EventSourceResponse(_follow(office, caller, number, after), headers={"Cache-Control": "no-store"})
 
 
@@ -171,10 +169,17 @@ _WAIT = Param("wait", {"type": "number", "minimum": 0, "maximum": 300}, "Wait th
 
 def operations() -> list[Operation]:
     """List the operations."""
-    job = "/v1/jobs/{job:int}"
+    job = "/v1/jobs/{job:number}"
     read = Auth.ACCESS
     return [
-        Operation("POST", "/v1/jobs", submit, {200: (JobView, ManyJobViews), 201: (JobView, ManyJobViews)}, read, (JobBody, ManyJobs)),
+        Operation(
+            "POST",
+            "/v1/jobs",
+            submit,
+            {200: (JobView, ManyJobViews), 201: (JobView, ManyJobViews)},
+            read,
+            (JobBody, ManyJobs),
+        ),
         Operation("POST", f"{job}:cancel", cancel, {200: JobView}, read),
         Operation("GET", job, show, {200: JobView}, read, query=(_WAIT,)),
         Operation("GET", f"{job}/result", result, {200: ResultView, 202: ResultView}, read),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gnexec.desk import volunteering
+from gnexec.desk import results, volunteering
 from gnexec.desk.office import Office
 from gnexec.shapes import (
     MAX_BATCH,
@@ -22,7 +22,7 @@ from gnexec.shapes import (
     WhyView,
 )
 from gnexec.tokens.issued import EnrolmentClaims, Scope
-from gnexec.web import reading
+from gnexec.web import bodies, reading
 from gnexec.web.resource import Auth, Operation, Param, reply
 from gnexec.web.waiting import Patience
 
@@ -67,30 +67,27 @@ async def _wait_for_work(
 
 async def put_status(request: Request, office: Office) -> Response:
     """Tell how a job goes; the reply says whether to go on."""
-    body = await reading.read_json(request, StatusBody, office.settings.max_body_bytes)
-    token = reading.job(request, office, body.token)
+    token, body = await reading.job_and_json(request, office, StatusBody, office.settings.max_body_bytes)
     return reply(await volunteering.tell_status(office, token, reading.job_id(request), body), headers=_NO_STORE)
 
 
 async def put_result(request: Request, office: Office) -> Response:
     """Hand in the result of a job."""
-    body = await reading.read_json(request, ResultBody, office.settings.max_body_bytes)
-    token = reading.job(request, office, body.token)
-    return reply(await volunteering.hand_in(office, token, reading.job_id(request), body), headers=_NO_STORE)
+    token, body = await reading.job_and_json(request, office, ResultBody, office.settings.max_body_bytes)
+    return reply(await results.hand_in(office, token, reading.job_id(request), body), headers=_NO_STORE)
 
 
 async def put_results(request: Request, office: Office) -> Response:
     """Hand in the results of several jobs of one hand-out, in one signed statement."""
-    body = await reading.read_json(request, ManyResultsBody, _STATEMENTS)
-    token = reading.job(request, office, body.token)
-    return reply(await volunteering.hand_in_many(office, token, body.statement), headers=_NO_STORE)
+    token, body = await reading.job_and_json(request, office, ManyResultsBody, _STATEMENTS)
+    return reply(await results.hand_in_many(office, token, body.statement), headers=_NO_STORE)
 
 
 async def enrol(request: Request, office: Office) -> Response:
     """Enrol a worker: it proves to hold its key, and tells what it offers."""
     claims, text = reading.access(request, office, Scope.ENROL)
-    body = await reading.read_json(request, EnrolBody, office.settings.max_body_bytes)
-    reply_body = await volunteering.enrol(office, claims, text, body, reading.now_s())
+    body = await bodies.read_json(request, EnrolBody, office.settings.max_body_bytes)
+    reply_body = await volunteering.enrol(office, claims, text, body, office.now_s())
     return reply(reply_body, 201, _NO_STORE | {"Location": f"/v1/workers/{reply_body.worker}"})
 
 
@@ -99,9 +96,13 @@ async def why(request: Request, office: Office) -> Response:
     return reply(await volunteering.why(office, reading.enrolment(request, office)), headers=_NO_STORE)
 
 
-_N = Param("n", {"type": "integer", "minimum": 1, "maximum": MAX_BATCH}, "Ask for up to this many; replies in list form.")
+_N = Param(
+    "n", {"type": "integer", "minimum": 1, "maximum": MAX_BATCH}, "Ask for up to this many; replies in list form."
+)
 _WAIT = Param("wait", {"type": "number", "minimum": 0, "maximum": 300}, "Wait this many seconds for it.")
-_REQ = Param("req", {"type": "string", "minLength": 1, "maxLength": 128}, "The request's own id: repeating it repeats the reply.")
+_REQ = Param(
+    "req", {"type": "string", "minLength": 1, "maxLength": 128}, "The request's own id: repeating it repeats the reply."
+)
 
 
 def operations() -> list[Operation]:
@@ -118,8 +119,12 @@ def operations() -> list[Operation]:
                 query=(_N, _WAIT, _REQ),
                 head=False,
             ),
-            Operation("PUT", f"{root}/jobs/{{job:int}}/status", put_status, {200: StatusReply}, Auth.JOB, StatusBody),
-            Operation("PUT", f"{root}/jobs/{{job:int}}/result", put_result, {200: VerdictView}, Auth.JOB, ResultBody),
+            Operation(
+                "PUT", f"{root}/jobs/{{job:number}}/status", put_status, {200: StatusReply}, Auth.JOB, StatusBody
+            ),
+            Operation(
+                "PUT", f"{root}/jobs/{{job:number}}/result", put_result, {200: VerdictView}, Auth.JOB, ResultBody
+            ),
         ]
     return [
         *found,

@@ -25,6 +25,7 @@ MOST_BYTES: Final = 4 * GIB
 """What the cache keeps between jobs; a job whose inputs are larger has them all the same, while it runs."""
 _LARGEST: Final = 1 << 40
 _TRIES: Final = 6
+_TOO_LARGE: Final = "the inputs are larger than the disk space that the job may use"
 
 
 class InputUnavailable(GnexecError):
@@ -74,7 +75,7 @@ class Inputs:
                     path = self._blobs.path(sha256)
                     left -= path.stat().st_size
                     if left < 0:
-                        raise InputUnavailable(_too_large(max_bytes))
+                        raise InputUnavailable(_TOO_LARGE)
                     os.utime(path)
                     await asyncio.to_thread(place, work, name, path)
                 except (Refused, StoreAway, OSError, ValueError) as err:
@@ -100,7 +101,7 @@ class Inputs:
                 async for piece in pieces:
                     size += len(piece)
                     if size > max_bytes:
-                        raise InputUnavailable(_too_large(max_bytes))
+                        raise InputUnavailable(_TOO_LARGE)
                     await asyncio.to_thread(writer.write, piece)
             await asyncio.to_thread(writer.finish, sha256)
 
@@ -131,7 +132,3 @@ class Inputs:
             if sha256 not in self._in_use:
                 self._blobs.delete(sha256)
                 total -= info.st_size
-
-
-def _too_large(max_bytes: int) -> str:
-    return f"the inputs are larger than the {max_bytes} bytes of disk that the job may use"

@@ -136,7 +136,7 @@ class Link:
         reply = await self._call("POST", "/v1/workers", access_token, content=msgspec.json.encode(body))
         return _read(reply, EnrolReply)
 
-    async def next_jobs(self, enrolment_token: str | None, *, n: int, wait_s: int, req: str) -> ManyJobWork | NoWork:
+    async def next_jobs(self, enrolment_token: str | None, *, n: int, wait_s: float, req: str) -> ManyJobWork | NoWork:
         """Ask for work.
 
         Args:
@@ -149,7 +149,7 @@ class Link:
             "GET",
             "/jobs/next",
             enrolment_token,
-            params={"n": n, "wait": wait_s, "req": req},
+            params={"n": n, "wait": f"{wait_s:.3f}", "req": req},
             timeout=httpx2.Timeout(CALL_S, connect=10.0, read=wait_s + CALL_S, pool=None),
         )
         if reply.status_code == httpx2.codes.NO_CONTENT:

@@ -1,0 +1,150 @@
+"""What an auditor trusts to begin with: the log's public key, and the newest checkpoint that it has itself verified.
+
+Both are remembered in `$XDG_STATE_HOME/gnexec/checkpoints/<origin>/` as `log.vkey` and `checkpoint`, where the server
+cannot change them. The checkpoint makes a log that was cut back or rewritten be found; the key makes the first use of a
+log the only one at which its own word for its key is taken.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from gnexec.errors import BadConfiguration, ProofError
+from gnexec.keys.files import make_dir, read_public, replace
+from gnexec.tlog.checkpoint import Checkpoint, open_checkpoint
+from gnexec.tlog.note import Verifier, parse_vkey
+
+PUBLISHED: Final = Path("keys") / "log.vkey"
+"""Where a checkout of the operator's repository has the log's key."""
+
+
+class Known(StrEnum):
+    """How the log's key is known."""
+
+    GIVEN = "given"
+    KEPT = "kept"
+    """From an earlier verification."""
+    PUBLISHED = "published"
+    """In a folder of public keys: `keys/` of the current one, or a server's own."""
+    FIRST_USE = "first use"
+    """From the log itself: shows that the log is consistent, not whose it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """What is trusted about one log.
+
+    Attributes:
+        key: verifies its checkpoints.
+        known: how the key is known.
+        note: newest checkpoint verified before, or None.
+        folder: where both are kept.
+    """
+
+    key: Verifier
+    known: Known
+    note: bytes | None
+    folder: Path
+
+    @property
+    def kept(self) -> Checkpoint | None:
+        """The newest checkpoint verified before, or None.
+
+        Raises:
+            ProofError: it is not signed by `key`.
+        """
+        if self.note is None:
+            return None
+        try:
+            return open_checkpoint(self.note, [self.key], self.key.name)
+        except ProofError as err:
+            msg = (
+                f"the checkpoint kept in {self.folder} is not signed by this key ({err}). Either the log's key was "
+                f"changed, which must never happen, or another one was given before"
+            )
+            raise ProofError(msg) from err
+
+    def keep(self, note: bytes) -> None:
+        """Remember the key, and a checkpoint that was verified to continue the one kept.
+
+        Raises:
+            BadConfiguration: it cannot be written.
+        """
+        make_dir(self.folder, 0o700)
+        replace(self.folder / "log.vkey", f"{self.key.vkey}\n".encode(), 0o600)
+        replace(self.folder / "checkpoint", note, 0o600)
+
+
+def checkpoints_home() -> Path:
+    """Return the folder of kept checkpoints: XDG_STATE_HOME/gnexec/checkpoints."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "gnexec" / "checkpoints"
+
+
+def choose_anchor(
+    origin: str, claimed: str | None, given: str | None = None, published: Sequence[Path] = (PUBLISHED,)
+) -> Anchor:
+    """Choose the key to trust for the log `origin`: the one given, else kept, else published, else claimed.
+
+    Args:
+        origin: the log's name, as it says itself.
+        claimed: the verifier key that the log says it has, or None where it says nothing.
+        given: verifier key, or the path of a file that holds it; None if the user gave none.
+        published: files that may hold the key of this log, or of another one.
+
+    Raises:
+        BadConfiguration: the key cannot be used, is of another log, or none is known.
+    """
+    folder = checkpoints_home() / _file_name(origin)
+    kept = folder / "checkpoint"
+    note = read_public(kept) if kept.exists() else None
+    choices = [(given and _given(given), Known.GIVEN), (_read(folder / "log.vkey"), Known.KEPT)]
+    choices += [(text, Known.PUBLISHED) for text in map(_read, published) if text and text.startswith(f"{origin}+")]
+    choices.append((claimed, Known.FIRST_USE))
+    for text, known in choices:
+        if text is not None:
+            key = _parse(text)
+            if key.name != origin:
+                msg = f"The key is of the log {key.name!r}, but this is {origin!r}."
+                raise BadConfiguration(msg)
+            return Anchor(key, known, note, folder)
+    msg = (
+        f"No key of {origin} is known. Give it with --vkey: the text that begins with its name, or a file that has it."
+    )
+    raise BadConfiguration(msg)
+
+
+def read_vkey(text: str) -> Verifier:
+    """Read a verifier key that a user gave: as it is, or as the path of a file that holds it.
+
+    Raises:
+        BadConfiguration: it is neither.
+    """
+    return _parse(_given(text))
+
+
+def _given(text: str) -> str:
+    return text if "+" in text else read_public(Path(text)).decode("utf-8", "replace").strip()
+
+
+def _read(path: Path) -> str | None:
+    return read_public(path).decode("utf-8", "replace").strip() if path.exists() else None
+
+
+def _parse(text: str) -> Verifier:
+    try:
+        return parse_vkey(text)
+    except ValueError as err:
+        msg = f"{text!r} is not a verifier key: {err}."
+        raise BadConfiguration(msg) from err
+
+
+def _file_name(origin: str) -> str:
+    """Return a file name that stands for `origin` alone and leads nowhere else."""
+    name = quote(origin, safe="")
+    return f"%2E{name[1:]}" if name.startswith(".") else name
