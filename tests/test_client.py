@@ -253,7 +253,20 @@ def test_redirect_gets_no_token(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "127.0.0.1:8000", "ftp://example.org", "http://", "http://u:p@example.org", "http://x/?a=b", "http://["]
+    "url",
+    [
+        *(
+            "",
+            "127.0.0.1:8000",
+            "ftp://example.org",
+            "http://",
+            "http://[",
+            "http://x:y",
+            "http://x:99999",
+            "http://x:0",
+        ),
+        *("http://u:p@example.org", "http://x/?a=b", "http://x/#a", "http://x y", "http://x\n"),
+    ],
 )
 def test_address_that_is_none_is_bad_configuration(url: str) -> None:
     """Found before anything is sent."""

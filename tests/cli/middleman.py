@@ -12,7 +12,7 @@ import httpx2
 
 Forward = Callable[[], httpx2.Response]
 Deed = Callable[[BaseHTTPRequestHandler, Forward], None]
-_NOT_PASSED_ON = frozenset({"connection", "content-length", "date", "host", "server", "transfer-encoding"})
+_NOT_PASSED_ON = frozenset({"connection", "content-length", "host", "transfer-encoding"})
 
 
 class Middleman:
@@ -139,7 +139,7 @@ def _fits(request: str, wanted: str) -> bool:
 
 
 def _send(handler: BaseHTTPRequestHandler, status: int, headers: Mapping[str, str], body: bytes, length: int) -> None:
-    handler.send_response(status)
+    handler.send_response_only(status)
     for name, value in headers.items():
         if name.lower() not in _NOT_PASSED_ON:
             handler.send_header(name, value)

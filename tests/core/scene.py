@@ -17,6 +17,7 @@ from gnexec.core.commands import (
     Accepted,
     Answer,
     Cancel,
+    Cancelled,
     Command,
     Directive,
     Enrol,
@@ -220,8 +221,7 @@ class Scene:
 
     def cancel(self, *jobs: int, owner: str = "olga") -> tuple[Job, ...]:
         """Withdraw `owner` from jobs."""
-        answer = self.when(Cancel(owner, jobs))
-        return answer.jobs  # type: ignore[union-attr]
+        return expect(Cancelled, self.when(Cancel(owner, jobs))).jobs
 
     def job(self, job_id: int) -> Job:
         """Return a job, open or closed, folded from the entries; it must be what the world has, if it has it."""

@@ -154,7 +154,7 @@ def test_report_failure_of_a_job_that_succeeded_is_invalid(scene: Scene) -> None
     first, second = taken_by(scene, "eve", "vera")
     scene.report(first, outcome=CRASH)
     scene.report(second)
-    scene.report(*taken_by(scene, "wim"))
+    scene.report(taken_by(scene, "wim")[0])
     assert scene.report(first, outcome=CRASH) == [INVALID]
 
 

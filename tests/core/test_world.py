@@ -258,7 +258,7 @@ def test_leases_equal_a_plain_table(steps: list[tuple[str, int, bool]], at_ms: i
     )
 )
 def test_ready_equals_a_plain_sort(steps: list[tuple[int, str, int, bool]]) -> None:
-    """Jobs that move between lines in any order: best first is a sort by priority and age over those that are in one."""
+    """Jobs that move between lines in any order: best first is a sort by priority and age."""
     place: dict[int, LineKey] = {}
     ready = Ready(lambda job, key: place.get(job) == key)
     for job, owner, priority, move in steps:

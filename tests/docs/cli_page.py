@@ -40,7 +40,7 @@ def page() -> str:
 def _command(command: App, names: list[str]) -> Iterator[str]:
     inner = [name for name in command if not name.startswith("-")]
     if command.default_command is not None:
-        arguments = [each for each in command.assemble_argument_collection() if each.parameter.show is not False]
+        arguments = list(command.assemble_argument_collection(parse_docstring=True).filter_by(show=True))
         words = " ".join(_position(each) for each in arguments if each.index is not None)
         yield f"\n## gnexec {' '.join(names)}\n\n"
         yield f"    gnexec {' '.join(names)}{' ' * bool(words)}{words}\n\n{_doc(command)}\n"
@@ -59,6 +59,8 @@ def _table(arguments: list[Argument]) -> Iterator[str]:
         yield "\n| Option | Meaning | Default |\n|---|---|---|\n"
     for each in arguments:
         names = [name for name in each.names if not name.startswith(("--no-", "--empty-"))]
+        if each.index is not None:
+            names = [_position(each).strip("[]…")]
         metavar = "" if each.hint is bool or each.index is not None else f" {_metavar(each)}"
         variable = "".join(f" Variable: `{name}`." for name in each.parameter.env_var or ())
         meaning = " ".join((each.parameter.help or "").split()).replace("|", r"\|")
@@ -67,7 +69,7 @@ def _table(arguments: list[Argument]) -> Iterator[str]:
 
 def _position(each: Argument) -> str:
     many = str(each.hint).startswith("tuple") or each.field_info.kind is inspect.Parameter.VAR_POSITIONAL
-    name = each.parameter.metavar or each.names[0]
+    name = each.parameter.metavar or each.names[0].lstrip("-").upper()
     return f"{name}{'…' if many else ''}" if each.required else f"[{name}{'…' if many else ''}]"
 
 
@@ -85,7 +87,7 @@ def _metavar(each: Argument) -> str:
 def _default(each: Argument) -> str:
     value: Any = each.field_info.default
     shown = each.parameter.show_default
-    if value in (None, inspect.Parameter.empty, (), False) or shown is False:
+    if value is None or value is False or value in (inspect.Parameter.empty, ()) or shown is False:
         return ""
     if callable(shown):
         return f"{shown(value)}"

@@ -91,10 +91,16 @@ def _commands(line: int, body: str) -> Iterator[Command]:
 
 
 def matches(shown: tuple[str, ...], printed: str) -> bool:
-    """Tell whether what was printed is what a page shows."""
-    pattern = "".join(".*?" if part == "…" else re.escape(part) for part in re.split("(…)", "\n".join(shown).strip()))
-    there = "\n".join(line.rstrip() for line in printed.strip().splitlines())
-    return re.fullmatch(pattern, there, re.DOTALL) is not None
+    """Tell whether what was printed is what a page shows; a line of its own, `…` stands for any number of lines."""
+    pattern, between = "", ""
+    for line in shown:
+        if line == "…":
+            pattern += r"(?:\n.*)?" if between else r"(?:.*\n)?"
+            continue
+        words = ("[^\n]*" if part == "…" else re.escape(part) for part in re.split("(…)", line.rstrip()))
+        pattern, between = f"{pattern}{between}{''.join(words)}", "\n"
+    there = "\n".join(line.rstrip() for line in printed.strip("\n").splitlines())
+    return re.fullmatch(pattern, there if between else f"{there}\n", re.DOTALL) is not None
 
 
 class Shell:
@@ -123,7 +129,8 @@ class Shell:
             start_new_session=True,
         )
         self._lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def run(self, command: Command) -> tuple[int, str]:
         """Run a command; return its exit status and what it printed.
@@ -149,13 +156,16 @@ class Shell:
         """End the shell, and whatever it left running."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGTERM)
-        assert self._process.stdin is not None
-        self._process.stdin.close()
         try:
             self._process.wait(20)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._listener.join()
+            with suppress(BrokenPipeError):
+                assert self._process.stdin is not None
+                self._process.stdin.close()
 
     def _type(self, text: str) -> tuple[int, str]:
         mark = f"end-{os.urandom(8).hex()}"
@@ -177,16 +187,14 @@ class Shell:
     def _leave_running(self, text: str, ready: str) -> tuple[int, str]:
         self._background += 1
         log = f"background-{self._background}.log"
-        wait = (
-            f"{text} >{log} 2>&1 & until grep -q '{ready}' {log}; do kill -0 $! || {{ cat {log}; exit 1; }}; sleep 0.1; done"
-        )
-        status, printed = self._type(wait)
-        return status, printed or (self._home / log).read_text()
+        wait = f"until grep -q '{ready}' {log}; do kill -0 $! || break; sleep 0.1; done; cat {log}; grep -q '{ready}' {log}"
+        return self._type(f"{{ {text}\n}} >{log} 2>&1 &\n{wait}")
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line)
+        with self._process.stdout as lines:
+            for line in lines:
+                self._lines.put(line)
         self._lines.put(None)
 
 

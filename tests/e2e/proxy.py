@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from threading import Thread
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
+
+T = TypeVar("T")
 
 
 class Fate(StrEnum):
@@ -92,7 +95,7 @@ class Proxy:
         self._thread.join()
         self._loop.close()
 
-    def _do(self, what):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202 -- returns what the coroutine returns
+    def _do(self, what: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(what, self._loop).result(30)
 
     async def _listen(self, port: int) -> asyncio.Server:

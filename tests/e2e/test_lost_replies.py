@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from gnexec.client import Client
-from gnexec.shapes import JobView
 from gnexec.tokens.issued import Scope
 from tests.e2e.proxy import Fate, Proxy, nth, pass_all, proxy
 from tests.serving import Server, running_server
@@ -140,8 +139,7 @@ def _session(scene: Scene, text: str) -> list[str]:
     jobs = _count(scene, "gnexec_jobs_decided_total")
     client = scene.client
     data = text.encode() * 50_000
-    view: JobView = client.submit(["/bin/sh", "-c", "cat in"], inputs={"in": data}, outputs=["stdout"], force_recompute=True)
-    assert view.created
+    view = client.submit(["/bin/sh", "-c", "cat in"], inputs={"in": data}, outputs=["stdout"], force_recompute=True)
     assert client.wait(view.id, timeout_s=60).state == "succeeded"
     assert client.stdout(view.id) == data
     unwanted = client.submit(["/bin/sh", "-c", "sleep 60"], force_recompute=True)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import httpx2
 from starlette.applications import Starlette
@@ -31,6 +31,8 @@ from gnexec.web.app import make_app
 from gnexec.wire import decode_event
 from tests.web.clocks import FakeClock
 
+Json: TypeAlias = Any
+"""What JSON can say, and what tests put in its place."""
 ORIGIN: Final = "web.test/gnexec"
 STEP_MS: Final = 2_000
 """Time passes in steps that the desk does not take for an outage."""
@@ -82,7 +84,7 @@ class Site:
         """Return the headers of someone who hands in jobs and reads them; none in open mode."""
         return {} if self.office.open_mode else bearer(self.token(sub, Scope.SUBMIT, Scope.READ, project=project))
 
-    async def submit(self, headers: dict[str, str] | None = None, **body: Any) -> int:
+    async def submit(self, headers: dict[str, str] | None = None, /, **body: Json) -> int:
         """Hand in a job and return its id."""
         asked = body if "cmd" in body else {"argv": ["echo", "hi"], **body}
         reply = await self.http.post("/v1/jobs", json=asked, headers=self.person() if headers is None else headers)
@@ -97,7 +99,7 @@ def bearer(token: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def open_site(
-    keys: ServerKeys, data: Path, *, store: Store | None = None, clock: FakeClock | None = None, **settings: Any
+    keys: ServerKeys, data: Path, *, store: Store | None = None, clock: FakeClock | None = None, **settings: Json
 ) -> AsyncIterator[Site]:
     """Open a server over a new log, or over `store`; leases are a minute long, deadlines 20 s behind the wall time."""
     told = clock or FakeClock()

@@ -18,7 +18,7 @@ from gnexec.tokens.issued import Scope
 from gnexec.tokens.jwk import kid_of
 from gnexec.tokens.reading import sign
 from gnexec.tokens.statements import Environment, ProofClaims, Result, ResultClaims, Usage
-from tests.web.sites import ORIGIN, Site, bearer
+from tests.web.sites import ORIGIN, Json, Site, bearer
 
 OFFER: Final = {"cores": 4, "memory_bytes": 1 << 33, "disk_bytes": 1 << 33}
 HERE: Final = Environment(os="Debian 12", arch="x86_64", sandbox="none")
@@ -82,7 +82,7 @@ class Volunteer:
         """The enrolment token, as a header."""
         return bearer(self.token)
 
-    def proof(self, access: str, **changes: Any) -> str:
+    def proof(self, access: str, **changes: Json) -> str:
         """Prove to hold the key, for one access token."""
         claims = ProofClaims(aud=ORIGIN, jti=random_id(), iat=self.site.office.now_s(), ath=sha256_hex(access.encode()))
         return sign(msgspec.structs.replace(claims, **changes), self.key)
@@ -96,17 +96,17 @@ class Volunteer:
             self.worker, self.token = reply.json()["worker"], reply.json()["token"]
         return reply
 
-    async def ask(self, **params: Any) -> httpx2.Response:
+    async def ask(self, **params: Json) -> httpx2.Response:
         """Ask for work."""
         return await self.site.http.get("/jobs/next", params=params, headers=self.headers)
 
-    async def take(self, **params: Any) -> HandOut:
+    async def take(self, **params: Json) -> HandOut:
         """Ask for one job, and get it."""
         reply = await self.ask(**params)
         assert reply.status_code == httpx2.codes.OK, reply.text
         return HandOut(reply.json(), reply.json()["token"])
 
-    def answer(self, taken: HandOut, out: bytes = b"hi\n", *, exit_status: int = 0, **changes: Any) -> Answer:
+    def answer(self, taken: HandOut, out: bytes = b"hi\n", *, exit_status: int = 0, **changes: Json) -> Answer:
         """Make the result of a job that wrote `out`; `changes` replace what the result says."""
         work = taken.work
         manifest = Manifest(
@@ -127,7 +127,7 @@ class Volunteer:
         )
         return Answer(msgspec.structs.replace(result, **changes), [out, b"", data])
 
-    def claims(self, taken: HandOut, *results: Result, **changes: Any) -> ResultClaims:
+    def claims(self, taken: HandOut, *results: Result, **changes: Json) -> ResultClaims:
         """Make a statement's claims; `changes` replace what it says beside the results."""
         told: dict[str, Any] = {
             "iss": self.worker,
@@ -141,7 +141,7 @@ class Volunteer:
         }
         return ResultClaims.of(results, **told)
 
-    def statement(self, taken: HandOut, *results: Result, **changes: Any) -> str:
+    def statement(self, taken: HandOut, *results: Result, **changes: Json) -> str:
         """Sign a statement."""
         return sign(self.claims(taken, *results, **changes), self.key)
 
@@ -163,7 +163,7 @@ class Volunteer:
         await self.upload(taken, *answer.blobs)
         return await self.put(taken, self.statement(taken, answer.result))
 
-    async def tell(self, taken: HandOut, **body: Any) -> httpx2.Response:
+    async def tell(self, taken: HandOut, **body: Json) -> httpx2.Response:
         """Tell how a job goes."""
         return await self.site.http.put(f"/jobs/{taken.job}/status", json=body, headers=taken.headers)
 

@@ -132,6 +132,8 @@ Rule = Callable[[str, str], Deed]
 class Gateway:
     """Stands between worker and server, and does to each request what `rule` says of its method and path.
 
+    It does not pass on that a worker has hung up: where that matters, the worker must go to the server directly.
+
     Attributes:
         url: its own address.
         rule: may be changed at any time.

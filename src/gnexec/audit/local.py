@@ -60,6 +60,9 @@ class LocalLog:
                     self._db.execute("BEGIN")
                 self._head = read_head(self._db)
             self.note = self._head.note
+            if not isinstance(self._head.size, int) or not isinstance(self.note, bytes):
+                msg = "the head is not a size and a checkpoint"
+                raise CorruptLog(msg)  # noqa: TRY301 -- the connection is closed below
             self.header = self._header(path)
         except BaseException:
             self._db.close()
@@ -70,14 +73,24 @@ class LocalLog:
         return self._head
 
     def entries(self, start: int, stop: int) -> list[Entry]:
-        """Return entries start..stop-1."""
+        """Return entries start..stop-1.
+
+        Raises:
+            CorruptLog: one holds something else than bytes, which SQLite allows in any column.
+        """
         with translated():
-            return read_entries(self._db, start, stop)
+            entries = read_entries(self._db, start, stop)
+        for seq, entry in enumerate(entries, start):
+            if not all(isinstance(part, bytes) for part in (entry.leaf, entry.salt, entry.payload)):
+                msg = "the entry is not made of bytes"
+                raise CorruptLog(msg, seq=seq)
+        return entries
 
     def tile(self, level: int, index: int) -> bytes | None:
-        """Return a full tile, or None."""
+        """Return a full tile, or None; what is not even bytes is no tile."""
         with translated():
-            return read_tile(self._db, level, index)
+            data = read_tile(self._db, level, index)
+        return data if isinstance(data, bytes) else None
 
     def refs(self) -> Iterator[tuple[bytes, int]]:
         """Yield all (key, seq) pairs, in order of key, then seq."""

@@ -174,7 +174,7 @@ def _fold(world: World, made: RebuiltRefs, seq: int, entry: Entry) -> None:
         made.add((key, seq) for key in refs(event))
     except CorruptLog as err:
         raise type(err)(err.reason, seq=seq) from err
-    except (IllegalTransition, LookupError, ValueError, OverflowError) as err:
+    except (IllegalTransition, LookupError, TypeError, ValueError, OverflowError) as err:
         msg = f"the entry does not follow: {err}"
         raise CorruptLog(msg, seq=seq) from err
 

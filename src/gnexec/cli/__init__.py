@@ -81,7 +81,7 @@ app: Final = App(
     suppress_keyboard_interrupt=False,
     exit_on_error=False,
     print_error=False,
-    group_commands=Group("More", sort_key=5),
+    group_commands=Group("Commands", sort_key=5),
 )
 for _place, (_name, _where, _group, _help) in enumerate(COMMANDS):
     app.command(_where, name=_name, group=_group, help=_help, sort_key=_place)

@@ -34,7 +34,7 @@ def status(
 
 def wait(
     *jobs: Annotated[JobId, Parameter(required=True)],
-    timeout: Annotated[Duration | None, Parameter(show_default=False)] = None,
+    timeout: Duration | None = None,
     server: Connection | None = None,
     json: Json = False,
 ) -> int:

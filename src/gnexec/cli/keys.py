@@ -77,9 +77,10 @@ def rotate(*, folder: Folder | None = None, public: Path | None = None, json: Js
         public: Folder for the public keys; else `public` in the data folder.
         json: see `Json`.
     """
-    from gnexec.keys import rotate_token_key
+    from gnexec.keys import load, rotate_token_key
 
     place = folder or Folder()
+    load(place.settings.private_keys)  # says best what is missing
     keys = rotate_token_key(place.settings.private_keys, public or _public(place), now_s=int(time.time()))
     if json:
         json_line(_told(keys))

@@ -99,8 +99,9 @@ def export(
     token_file: TokenFile = None,
     json: Json = False,
 ) -> int:
-    """Write a log to one file, which `gnexec log verify` checks anywhere: everything from a data folder or a database,
-    from a server what is public.
+    """Write a log to one file, which `gnexec log verify` checks anywhere.
+
+    From a data folder or a database that is all of it, from a server what is public.
 
     Args:
         where: A server's address or data folder; else the data folder.
@@ -281,8 +282,8 @@ def replay(*, folder: Folder | None = None, repair: Flag = False, json: Json = F
         complain(f"The {difference.cache} are not what the log makes them: {difference.detail}", mend)
     if not json and not found.differences:
         line(
-            f"{found.size} entries, {found.tiles} full tiles, {found.refs} refs and the head: all as the log makes them. "
-            f"{found.open_jobs} jobs are open, {found.workers} workers known."
+            f"{found.size} entries, {found.tiles} full tiles, {found.refs} refs and the head: all as the log makes "
+            f"them. {found.open_jobs} jobs are open, {found.workers} workers known."
         )
     return FAILURE if found.differences else OK
 

@@ -62,7 +62,7 @@ class Job:
     wall: Duration = 3600
     processes: int = 256
     priority: int = 0
-    estimate: Annotated[Duration | None, Parameter(show_default=False)] = None
+    estimate: Duration | None = None
     public: Flag = False
     force: Flag = False
     retry_failed: Flag = False

@@ -7,7 +7,7 @@ whole seconds.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -80,7 +80,12 @@ def _duration(_: Any, tokens: Sequence[Token]) -> int:  # noqa: ANN401 -- as cyc
     return parse_duration(tokens[0].value)
 
 
+def _if_any(show: Callable[[int], str]) -> Callable[[int | None], str | None]:
+    """Show a default, if there is one."""
+    return lambda value: None if value is None else show(value)
+
+
 Flag = Annotated[bool, Parameter(show_default=False)]
 """A switch: off unless it is there."""
-Size = Annotated[int, Parameter(converter=_size, metavar="SIZE", show_default=show_size)]
-Duration = Annotated[int, Parameter(converter=_duration, metavar="TIME", show_default=show_duration)]
+Size = Annotated[int, Parameter(converter=_size, metavar="SIZE", show_default=_if_any(show_size))]
+Duration = Annotated[int, Parameter(converter=_duration, metavar="TIME", show_default=_if_any(show_duration))]

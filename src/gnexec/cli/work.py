@@ -19,6 +19,7 @@ from gnexec.cli.output import clean
 from gnexec.cli.values import Duration, Flag, Size
 from gnexec.core.events import Offer
 from gnexec.errors import BadConfiguration
+from gnexec.keys.files import read_private
 from gnexec.settings import data_home
 from gnexec.worker import capabilities
 from gnexec.worker.agent import Agent, Exit
@@ -185,11 +186,7 @@ def _slug(url: str) -> str:
 def _access_token(file: Path | None) -> str | None:
     if file is None:
         return os.environ.get("GNEXEC_TOKEN", "").strip() or None
-    try:
-        return file.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as err:
-        msg = f"{file} has no access token: {err}"
-        raise BadConfiguration(msg) from err
+    return read_private(file).decode("ascii", errors="replace").strip()
 
 
 def _at_least(least: int, option: str, value: int) -> int:

@@ -114,7 +114,7 @@ def _receive(transport: Transport, path: str, stored: FileView, into: BinaryIO, 
             if have and response.status_code != 206:
                 have = into.seek(0)
                 into.truncate()
-            for chunk in response.iter_bytes(CHUNK):
+            for chunk in response.iter_bytes():
                 into.write(chunk)
                 have += len(chunk)
                 if have > stored.size:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Final, TypeVar
+from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
@@ -242,11 +243,11 @@ def _reason(err: httpx2.TransportError) -> str:
 
 def _checked(url: str) -> str:
     try:
-        parsed = httpx2.URL(url)
-    except httpx2.InvalidURL as err:
-        msg = f"{url!r} is not the address of a server: {err}. Give one like http://127.0.0.1:8000."
-        raise BadConfiguration(msg) from err
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.fragment or parsed.userinfo:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits or parts.username is not None or parts.query or parts.fragment or not url.isprintable() or " " in url:
         msg = f"{url!r} is not the address of a server. Give one like http://127.0.0.1:8000."
         raise BadConfiguration(msg)
     return url.rstrip("/")

@@ -34,7 +34,7 @@ class Leases:
         if not self._heap or self._heap[0][0] >= at_ms:
             return []
         passed = sorted(lease for lease in self._heap if lease[0] < at_ms)
-        return [jti for until_ms, jti in passed if self._holds(until_ms, jti)]
+        return list(dict.fromkeys(jti for until_ms, jti in passed if self._holds(until_ms, jti)))
 
     def next_ms(self) -> int | None:
         """Return when the next lease may pass, or None while nothing is handed out."""

@@ -59,6 +59,11 @@ class OpenJobs(MutableMapping[int, Job]):
         """Return how many open jobs are in `state`."""
         return self._states[state]
 
+    def untouched(self, job_id: int) -> Terms | None:
+        """Return the terms of a job that nothing has happened to and that stands in columns, without its record."""
+        columns = None if job_id in self._records else self._waiting(job_id)
+        return None if columns is None else columns.terms(job_id)
+
     def __getitem__(self, job_id: int) -> Job:
         """Return an open job.
 
@@ -160,6 +165,9 @@ class _Columns:
     def strike(self, job_id: int) -> None:
         self._gone[job_id - self._first] = 1
         self.left -= 1
+
+    def terms(self, job_id: int) -> Terms:
+        return self._terms[self._indexes[job_id - self._first]]
 
     def record(self, job_id: int) -> Job:
         at = job_id - self._first

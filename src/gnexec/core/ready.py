@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from gnexec.core.terms import Terms
+
+_SLACK: Final = 1024
+"""Dropped ids that a line may keep, beyond as many as it has left, before they are cleared away."""
 
 
 class LineKey(NamedTuple):
@@ -36,40 +39,33 @@ class Ready:
             still: tells whether a job still belongs in a line.
         """
         self._still = still
-        self._lines: dict[LineKey, array[int]] = {}
+        self._lines: dict[LineKey, _Line] = {}
 
     def add(self, job: int, key: LineKey) -> None:
         """Put a job into its line; harmless if it stands there already."""
         line = self._lines.get(key)
         if line is None:
-            self._lines[key] = array("q", (job,))
-        elif line[-1] < job:
-            line.append(job)
-        elif line[bisect_left(line, job)] != job:
-            insort(line, job)
+            self._lines[key] = _Line(array("q", (job,)))
+        else:
+            line.add(job)
 
     def extend(self, jobs: array[int], key: LineKey) -> None:
         """Put jobs into a line that are younger than all that stand in it; ascending."""
         line = self._lines.get(key)
         if line is None:
-            self._lines[key] = jobs
+            self._lines[key] = _Line(jobs)
         else:
-            line.extend(jobs)
+            line.ids.extend(jobs)
 
     def trim(self, key: LineKey) -> None:
         """Drop the jobs at the front of a line that no longer belong there."""
         line = self._lines.get(key)
         if line is None:
             return
-        gone = 0
-        for job in line:
-            if self._still(job, key):
-                break
-            gone += 1
-        if gone == len(line):
+        while len(line) and not self._still(line.ids[line.front], key):
+            line.drop()
+        if not len(line):
             del self._lines[key]
-        elif gone:
-            del line[:gone]
 
     def lines(self) -> list[LineKey]:
         """Return the keys of all lines."""
@@ -77,7 +73,8 @@ class Ready:
 
     def jobs(self, key: LineKey) -> Iterator[int]:
         """Yield the jobs that stand in a line, oldest first."""
-        return (job for job in self._lines.get(key, ()) if self._still(job, key))
+        line = self._lines.get(key)
+        return (job for job in (line or ()) if self._still(job, key))
 
     def best_first(self, eligible: Callable[[LineKey], bool]) -> Iterator[int]:
         """Yield jobs of the eligible lines: higher priority first, then older.
@@ -102,7 +99,7 @@ class Ready:
             if other.terms.priority > key.terms.priority:
                 count = len(line)
             elif other.terms.priority == key.terms.priority:
-                count = bisect_left(line, job)
+                count = line.before(job)
             else:
                 continue
             jobs += count
@@ -112,6 +109,37 @@ class Ready:
     def __len__(self) -> int:
         """Return an upper bound of the jobs in all lines."""
         return sum(map(len, self._lines.values()))
+
+
+class _Line:
+    """Ascending job ids; those in front of `front` have been dropped, and are cleared away now and then."""
+
+    __slots__ = ("front", "ids")
+
+    def __init__(self, ids: array[int]) -> None:
+        self.ids = ids
+        self.front = 0
+
+    def add(self, job: int) -> None:
+        if self.ids[-1] < job:
+            self.ids.append(job)
+        elif self.ids[at := bisect_left(self.ids, job, self.front)] != job:
+            self.ids.insert(at, job)
+
+    def drop(self) -> None:
+        self.front += 1
+        if self.front * 2 > len(self.ids) + _SLACK:
+            del self.ids[: self.front]
+            self.front = 0
+
+    def before(self, job: int) -> int:
+        return bisect_left(self.ids, job, self.front) - self.front
+
+    def __iter__(self) -> Iterator[int]:
+        return (self.ids[at] for at in range(self.front, len(self.ids)))
+
+    def __len__(self) -> int:
+        return len(self.ids) - self.front
 
 
 def _merge(streams: list[Iterator[int]]) -> Iterator[int]:

@@ -59,7 +59,7 @@ class Redundancy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     max_failures: int = 0
 
 
-class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, cache_hash=True):
     """The terms of a job, as they stand in the log.
 
     Attributes:

@@ -341,6 +341,9 @@ class World:
             self.ready.trim(old)
 
     def _belongs(self, job_id: int, key: LineKey) -> bool:
+        untouched = self.jobs.untouched(job_id)
+        if untouched is not None:
+            return untouched is key.terms and not key.excluded
         job = self.jobs.get(job_id)
         return job is not None and self.needed(job) > 0 and self.line_of(job) == key
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -33,7 +33,7 @@ ORIGIN: Final = "demo.example/gnexec"
 OWNERS: Final = ("ann", "bob")
 DAY_S: Final = 24 * 3600
 START_S: Final = 60
-LEAVE_S: Final = 15
+LEAVE_S: Final = 5
 _ADDRESS = re.compile(r"http://\S+")
 _PR_SET_PDEATHSIG: Final = 1  # include/uapi/linux/prctl.h
 
@@ -95,24 +95,28 @@ def fleet(folder: Path, worker_flags: Sequence[str]) -> Iterator[Fleet]:
         BadConfiguration: a process does not start; has its last words.
     """
     keys = new_keys(folder / "server" / "keys", folder / "server" / "public", ORIGIN)
-    with ExitStack() as stack:
+    processes: list[Process] = []
 
-        def start(name: str, arguments: list[str]) -> Process:
-            return stack.enter_context(_process(name, arguments, folder / f"{name}.log"))
+    def start(name: str, arguments: list[str]) -> Process:
+        processes.append(_start(name, arguments, folder / f"{name}.log"))
+        return processes[-1]
 
+    try:
         serve = ["serve", "--data", str(folder / "server"), "--port", "0", "--allow-raw", "--data-class", "public"]
-        server = start("server", serve)
-        url = _address(server)
-        workers = []
+        url = _address(start("server", serve))
         for owner in OWNERS:
             secret = folder / f"{owner}.token"
             secret.touch(mode=0o600)
             secret.write_text(_token(keys, owner, Scope.ENROL))
             own = ["--owner-token-file", str(secret), "--state", str(folder / owner), "--name", owner]
-            share = ["--slots", str(_slots()), "--wait", "5", "--drain", "1", "--grace", "2"]
-            workers.append(start(f"worker-{owner}", ["worker", url, *share, *own, *worker_flags]))
+            share = ["--slots", str(_slots()), "--wait", "5s", "--drain", "1s", "--grace", "2s"]
+            start(f"worker-{owner}", ["worker", url, *share, *own, *worker_flags])
         submitter = _token(keys, "demo", Scope.SUBMIT, Scope.READ)
-        yield Fleet(url, submitter, keys.log_verifier.vkey, (server, *workers))
+        yield Fleet(url, submitter, keys.log_verifier.vkey, tuple(processes))
+    finally:
+        server, workers = processes[:1], processes[1:]
+        _end(workers)  # first, so that they can still give back what they run
+        _end(server)
 
 
 def _slots() -> int:
@@ -138,8 +142,7 @@ def _address(server: Process) -> str:
     raise BadConfiguration(msg)
 
 
-@contextmanager
-def _process(name: str, arguments: list[str], log: Path) -> Iterator[Process]:
+def _start(name: str, arguments: list[str], log: Path) -> Process:
     with log.open("wb") as output:
         running = subprocess.Popen(
             [sys.executable, "-m", "gnexec", *arguments],
@@ -149,10 +152,7 @@ def _process(name: str, arguments: list[str], log: Path) -> Iterator[Process]:
             start_new_session=True,
             preexec_fn=_dies_with(os.getpid()),  # noqa: PLW1509 -- no thread has been started yet
         )
-        try:
-            yield Process(name, running, log)
-        finally:
-            _end(running)
+    return Process(name, running, log)
 
 
 def _dies_with(parent: int) -> Callable[[], None]:
@@ -170,16 +170,24 @@ def _dies_with(parent: int) -> Callable[[], None]:
     return ask
 
 
-def _end(running: subprocess.Popen[bytes]) -> None:
-    """End a process and, if it does not leave in time, all that it has started."""
-    running.terminate()
-    try:
-        running.wait(LEAVE_S)
-    except subprocess.TimeoutExpired:
-        tree = [psutil.Process(running.pid)]
+def _end(processes: Sequence[Process]) -> None:
+    """End processes; those that do not leave in time, with all that they have started."""
+    for process in processes:
+        for number in (signal.SIGINT, signal.SIGTERM):  # a worker takes the second one to mean: at once
+            process.running.send_signal(number)
+    until = time.monotonic() + LEAVE_S
+    for process in processes:
+        try:
+            process.running.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            _kill_tree(process.running)
+
+
+def _kill_tree(running: subprocess.Popen[bytes]) -> None:
+    tree = [psutil.Process(running.pid)]
+    with contextlib.suppress(psutil.NoSuchProcess):
+        tree += tree[0].children(recursive=True)
+    for process in tree:
         with contextlib.suppress(psutil.NoSuchProcess):
-            tree += tree[0].children(recursive=True)
-        for process in tree:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        running.wait()
+            process.kill()
+    running.wait()

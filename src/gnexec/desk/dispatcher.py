@@ -117,6 +117,10 @@ class Dispatcher:
         record = self._ledger.world.workers.get(worker)
         return (record.kid, record.x) if record is not None and record.kid else None
 
+    def worker_kids(self) -> list[str]:
+        """Return the thumbprints of all enrolled workers' keys."""
+        return list(self._ledger.world.worker_by_kid)
+
     def worker_by_kid(self, kid: str) -> str | None:
         """Return the id of the worker that is enrolled with this key, or None."""
         return self._ledger.world.worker_by_kid.get(kid)
@@ -165,8 +169,14 @@ class Dispatcher:
             try:
                 self._beat()
                 self._serve(requests)
-            except Exception as err:  # noqa: BLE001 -- whatever it was, nobody may be left waiting for ever
-                self._fail(requests, err)
+            except StoreAway as err:
+                log.warning("the store is away", error=str(err))
+                self._refuse(requests, err)
+                if self._ledger.stale and not self._recover():
+                    return
+            except Exception as err:
+                log.exception("the batch failed")  # Whatever it was, nobody may be left waiting for ever.
+                self._refuse(requests, err)
                 if self._ledger.stale and not self._recover():
                     return
 
@@ -249,8 +259,7 @@ class Dispatcher:
 
     # When something went wrong.
 
-    def _fail(self, requests: list[Request], err: Exception) -> None:
-        log.error("the batch failed", exc_info=err)
+    def _refuse(self, requests: list[Request], err: Exception) -> None:
         for request in requests:
             request.error = err if isinstance(err, StoreAway) else Refused("internal", "The server failed.")
         reply(requests)
@@ -267,7 +276,7 @@ class Dispatcher:
                         return False
                     self._wake.wait(RETRY_S)
             except Exception as err:
-                log.critical("the log cannot be folded; nothing is answered any more", exc_info=err)
+                log.exception("the log cannot be folded; nothing is answered any more")
                 self._refuse_all(err)
                 return False
             else:
@@ -280,4 +289,4 @@ class Dispatcher:
             self._failure = str(err)
             waiting = list(self._queue)
             self._queue.clear()
-        self._fail(waiting, err)
+        self._refuse(waiting, err)

@@ -91,7 +91,7 @@ class Ledger:
 
         Raises:
             Broken: nothing was appended; `stale`.
-            StoreAway: the commit failed; the log was folded anew.
+            StoreAway: the commit failed; world and log agree again.
             GnexecError: the log, or the store, cannot be used; `stale`.
         """
         fresh: list[Fresh] = []
@@ -114,7 +114,9 @@ class Ledger:
                     batch.keep(kept, grants)
         except (StoreAway, Conflict) as err:
             log.warning("the commit failed or its fate is unknown", error=str(err))
-            self.refold()
+            if fresh or self.world.size != self._sealer.tree.size:
+                self.refold()
+            self.stale = False
             if append is None or self._sealer.note != append.note:
                 raise StoreAway(str(err)) from err
         else:

@@ -7,6 +7,10 @@ too, but it is a reason to refuse only where the result would be taken.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from gnexec.core.commands import Judged, Report, Verdict, Verdicts
 from gnexec.core.events import Reported
 from gnexec.core.spec import manifest_digests, voted_digest
@@ -22,6 +26,25 @@ from gnexec.shapes import ManyVerdicts, ResultBody, VerdictView
 from gnexec.tokens.forms import claims_digest
 from gnexec.tokens.reading import read_result_statement
 from gnexec.tokens.statements import Result, ResultClaims
+
+
+class _WorkerKeys(Mapping[str, Ed25519PublicKey]):
+    """The keys of all enrolled workers, by kid: so a key that is another's is told from one that is nobody's."""
+
+    def __init__(self, office: Office) -> None:
+        self._office = office
+
+    def __getitem__(self, kid: str) -> Ed25519PublicKey:
+        worker = self._office.desk.worker_by_kid(kid)
+        if worker is None:
+            raise KeyError(kid)
+        return self._office.worker_key(worker)[1]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._office.desk.worker_kids())
+
+    def __len__(self) -> int:
+        return len(self._office.desk.worker_kids())
 
 
 async def hand_in(office: Office, token: JobToken, job: int, body: ResultBody) -> VerdictView:
@@ -77,13 +100,8 @@ def _read_statement(office: Office, token: JobToken, text: str) -> ResultClaims:
         Refused: bad_token, bad_signature, unknown_key, wrong_audience, wrong_key, wrong_path.
     """
     jkt = token.claims.jkt or ""
-    keys = {}
-    known = office.desk.worker_by_kid(jkt)
-    if known is not None:
-        kid, key = office.worker_key(known)
-        keys[kid] = key
-    statement = read_result_statement(text, keys, origin=office.origin, jkt=jkt)
-    if statement.iss != known:
+    statement = read_result_statement(text, _WorkerKeys(office), origin=office.origin, jkt=jkt)
+    if statement.iss != office.desk.worker_by_kid(jkt):
         raise Refused("wrong_key", "The statement was issued by another worker.", field="iss")
     if statement.jti != token.claims.jti or statement.tok != token.digest:
         raise Refused("wrong_path", "The statement is for another job token.", field="tok")

@@ -56,10 +56,10 @@ async def _wait_for_work(
         async with office.feed.idling() as wake:
             found = await volunteering.next_jobs(office, worker, n=n, req=req)
             while found is None and not office.feed.closing and await patience.until(wake):
+                wake.clear()  # first: a call that comes while the desk is asked is a new one
                 found = await volunteering.next_jobs(office, worker, n=n, req=req)
                 if found is None:
                     office.feed.pass_on(wake)
-                    wake.clear()
         return found
     finally:
         await patience.close()

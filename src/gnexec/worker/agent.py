@@ -226,7 +226,9 @@ class Agent:
                 self._troubles.reset()
             else:
                 # A request that the server holds would bring the same job back at once: it is asked again later.
-                self._not_before = time.monotonic() + self._troubles.wait_s()
+                wait_s = self._troubles.wait_s()
+                log.info("asking for work again later", again_s=round(wait_s, 1))
+                self._not_before = time.monotonic() + wait_s
                 self._halted.set()
 
     def _report(self, entry: Entry, link: Link) -> None:

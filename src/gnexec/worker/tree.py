@@ -103,8 +103,10 @@ class Tree:
 def unlinked_bytes(pids: Iterable[int], device: int) -> int:
     """Measure files that processes hold open but that have no name any more, as no walk of a folder sees them.
 
+    A worker that is root in a container without CAP_SYS_PTRACE cannot look into another user's processes, and finds 0.
+
     Args:
-        pids: processes of our user, or any where we are root.
+        pids: processes of our user, or any where we may look into them.
         device: only files on this device (`st_dev`) count.
     """
     sizes: dict[int, int] = {}

@@ -76,11 +76,16 @@ def replicas_needed(job: Job, *, distinct_owners: bool) -> int:
     rule = job.terms.redundancy
     if not job.attempts:
         return rule.replicas
-    have = results(job)
-    waiting = job.open_attempts
-    best = max((agreeing(job, a.number, distinct_owners=distinct_owners) for a in have), default=0)
-    wanted = max(rule.replicas - len(have) - waiting, rule.quorum - best - waiting, 0)
-    return min(wanted, rule.max_attempts - spent(job))
+    have = waiting = used = 0
+    for attempt in job.attempts:
+        have += attempt.state is AttemptState.SUCCEEDED
+        waiting += attempt.state is AttemptState.OPEN
+        used += attempt.state not in _FREE
+    best = min(have, 1)
+    if job.comparisons:
+        best = max(agreeing(job, a.number, distinct_owners=distinct_owners) for a in results(job))
+    wanted = max(rule.replicas - have - waiting, rule.quorum - best - waiting, 0)
+    return min(wanted, rule.max_attempts - used)
 
 
 def decision(job: Job, *, distinct_owners: bool) -> Decision | None:
