@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
+from typing import IO
 
 from gnexec.keys import access_token, load, new_keys
 from gnexec.tokens.issued import Scope
@@ -58,7 +59,11 @@ class Server:
         else:
             msg = f"the server did not start: {''.join(self.output)}"
             raise AssertionError(msg)
-        Thread(target=self.output.extend, args=(self.process.stdout,), daemon=True).start()
+        Thread(target=self._listen, args=(self.process.stdout,), daemon=True).start()
+
+    def _listen(self, said: IO[str]) -> None:
+        with said:
+            self.output.extend(said)
 
     def restart(self) -> None:
         """Start it anew on the same port; it must be down."""

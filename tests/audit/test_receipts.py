@@ -17,7 +17,7 @@ from gnexec.core.events import ResultsReported
 from gnexec.errors import BadConfiguration, CorruptLog, GnexecError, ProofError
 from gnexec.shapes import ReceiptsView, ReceiptView, VerdictView
 from gnexec.tlog.note import Verifier
-from tests.audit.logs import ORIGIN, VERIFIER, honest, key_of, eventful, long
+from tests.audit.logs import ORIGIN, VERIFIER, eventful, honest, key_of, long
 
 
 @cache

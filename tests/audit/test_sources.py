@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import pytest
@@ -27,6 +28,11 @@ from gnexec.tokens.issued import Scope
 from tests.audit.logs import VERIFIER, eventful, long
 from tests.audit.served import served
 from tests.serving import ORIGIN, Server
+
+SWAP: Final = (
+    "UPDATE entries SET (leaf, salt, payload) = (SELECT leaf, salt, payload FROM entries WHERE seq = 1) WHERE seq = ?"
+)
+"""Put another entry, consistent in itself, in the place of one."""
 
 
 def tamper(data: Path, sql: str, *values: object) -> None:
@@ -73,11 +79,7 @@ def test_store_read_while_it_is_open_elsewhere_is_verified(tmp_path: Path) -> No
 def test_entry_changed_in_a_store_is_named_by_its_tile(tmp_path: Path, seq: int) -> None:
     """Leaf and payload of another entry, put in its place, fit each other; the tile has another hash."""
     data = long().store(tmp_path / "data")
-    tamper(
-        data,
-        "UPDATE entries SET (leaf, salt, payload) = (SELECT leaf, salt, payload FROM entries WHERE seq = 1) WHERE seq = ?",
-        seq,
-    )
+    tamper(data, SWAP, seq)
     with pytest.raises(CorruptLog) as caught, open_source(str(data)) as log:
         verify(log.header, log.items(), VERIFIER)
     assert caught.value.seq == seq
@@ -213,12 +215,7 @@ def test_server_that_serves_another_entry_than_it_committed_to_is_found(tmp_path
     keys = new_keys(tmp_path / "data" / "keys", tmp_path / "data" / "public", ORIGIN)
     long(origin=ORIGIN, key=keys.log_key).store(tmp_path / "data")
     with served(tmp_path / "data") as running:
-        tamper(
-            running.data,
-            "UPDATE entries SET (leaf, salt, payload) = (SELECT leaf, salt, payload FROM entries WHERE seq = 1)"
-            " WHERE seq = ?",
-            259,
-        )
+        tamper(running.data, SWAP, 259)
         with pytest.raises(CorruptLog) as caught, open_source(running.url) as log:
             verify(log.header, log.items(), parse_vkey(running.vkey))
     assert caught.value.seq == 259

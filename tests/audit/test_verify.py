@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -49,6 +50,11 @@ def signed(records: list[Record], key: Ed25519PrivateKey = LOG_KEY) -> bytes:
     for record in records:
         tree.append(leaf_hash(record.leaf))
     return sign_checkpoint(Checkpoint(ORIGIN, tree.size, tree.root()), key)
+
+
+def whole(records: Sequence[Record], note: bytes) -> list[Record | Seal]:
+    """Return the items of a log."""
+    return [*records, Seal(note)]
 
 
 def kept_of(log: Log, size: int) -> Checkpoint:
@@ -139,7 +145,7 @@ def test_payload_and_leaf_altered_together_are_found_by_the_hash_kept(seq: int) 
     """An entry that fits its own leaf is not the one whose hash was kept."""
     log = honest()
     forged = another(log.records[seq])._replace(h=leaf_hash(log.records[seq].leaf))
-    items = [*log.records[:seq], forged, *log.records[seq + 1 :], Seal(log.note)]
+    items = whole([*log.records[:seq], forged, *log.records[seq + 1 :]], log.note)
     with pytest.raises(CorruptLog) as caught:
         verify(log.header, items, VERIFIER)
     assert caught.value.seq == seq
@@ -151,7 +157,7 @@ def test_leaf_altered_with_its_hash_is_found_by_the_root(seq: int) -> None:
     log = honest()
     bare = [Record(r.seq, r.leaf, leaf_hash(r.leaf)) for r in log.records]
     forged = another(log.records[seq])
-    items = [*bare[:seq], Record(seq, forged.leaf, leaf_hash(forged.leaf)), *bare[seq + 1 :], Seal(log.note)]
+    items = whole([*bare[:seq], Record(seq, forged.leaf, leaf_hash(forged.leaf)), *bare[seq + 1 :]], log.note)
     with pytest.raises(CorruptLog, match="not those that the checkpoint commits to"):
         verify(log.header, items, VERIFIER)
 
@@ -162,7 +168,7 @@ def test_entry_dropped_and_the_rest_renumbered_is_found(seq: int) -> None:
     records = [r for r in honest().records if r.seq != seq]
     renumbered = [r._replace(seq=i) for i, r in enumerate(records)]
     with pytest.raises(CorruptLog):
-        verify(honest().header, [*renumbered, Seal(honest().note)], VERIFIER)
+        verify(honest().header, whole(renumbered, honest().note), VERIFIER)
 
 
 # A log that says too little, or of itself something false.
@@ -173,7 +179,7 @@ def test_withheld_payloads_leave_integrity(hidden: set[int]) -> None:
     """Leaves alone show integrity; how many payloads are withheld is said, and rules hold up to the first of them."""
     log = honest()
     records = [r._replace(salt=None, payload=None) if r.seq in hidden else r for r in log.records]
-    result = verify(log.header, [*records, Seal(log.note)], VERIFIER)
+    result = verify(log.header, whole(records, log.note), VERIFIER)
     assert (result.level, result.withheld, result.ruled) == (Level.INTEGRITY, len(hidden), min(hidden))
     assert result.statements + result.unknown_signers <= 9
 
@@ -182,7 +188,7 @@ def test_statement_of_a_worker_whose_enrolment_is_withheld_is_counted_apart() ->
     """What cannot be verified is not called verified."""
     log = honest()
     records = [r._replace(salt=None, payload=None) if r.seq in {3, 4, 5} else r for r in log.records]
-    result = verify(log.header, [*records, Seal(log.note)], VERIFIER)
+    result = verify(log.header, whole(records, log.note), VERIFIER)
     assert (result.statements, result.unknown_signers) == (0, 9)
 
 
@@ -192,7 +198,7 @@ def test_payload_released_in_a_gap_is_held_against_its_leaf() -> None:
     records = [r._replace(salt=None, payload=None) if r.seq < 20 else r for r in log.records]
     records[30] = records[30]._replace(salt=bytes(16))
     with pytest.raises(CorruptLog) as caught:
-        verify(log.header, [*records, Seal(log.note)], VERIFIER)
+        verify(log.header, whole(records, log.note), VERIFIER)
     assert caught.value.seq == 30
 
 
@@ -202,7 +208,7 @@ def test_time_that_goes_back_is_found_in_leaves_alone() -> None:
     at_ms, event = desk.told[40]
     desk.told[40] = desk.told[39][0] - 1, event
     log = desk.log()
-    items = [*(Record(r.seq, r.leaf) for r in log.records), Seal(log.note)]
+    items = whole([Record(r.seq, r.leaf) for r in log.records], log.note)
     with pytest.raises(CorruptLog, match="time goes back") as caught:
         verify(log.header, items, VERIFIER)
     assert (caught.value.seq, at_ms) == (40, desk.told[41][0])
@@ -225,7 +231,7 @@ def test_checkpoint_signed_by_a_stranger_is_refused() -> None:
     log = honest()
     note = signed(log.records, Ed25519PrivateKey.generate())
     with pytest.raises(ProofError):
-        verify(log.header, [*log.records, Seal(note)], VERIFIER)
+        verify(log.header, whole(log.records, note), VERIFIER)
 
 
 def test_checkpoint_whose_size_was_altered_is_refused() -> None:
@@ -234,7 +240,7 @@ def test_checkpoint_whose_size_was_altered_is_refused() -> None:
     note = log.note.replace(b"\n%d\n" % SIZE, b"\n%d\n" % (SIZE - 1))
     assert note != log.note
     with pytest.raises(ProofError):
-        verify(log.header, [*log.records, Seal(note)], VERIFIER)
+        verify(log.header, whole(log.records, note), VERIFIER)
 
 
 @given(st.integers(0, SIZE))
@@ -249,7 +255,7 @@ def test_log_that_continues_the_kept_checkpoint_is_verified(size: int) -> None:
 def test_log_cut_back_below_the_kept_checkpoint_is_found(size: int) -> None:
     """An old state with its own valid checkpoint is found against a newer one that is held."""
     log = honest()
-    items = [*log.records[:size], Seal(signed(log.records[:size]))]
+    items = whole(log.records[:size], signed(log.records[:size]))
     kept = kept_of(log, SIZE)
     header = type(log.header)(origin=ORIGIN, vkey=VERIFIER.vkey, size=size)
     with pytest.raises(CorruptLog, match="cut back") as caught:
@@ -266,7 +272,7 @@ def test_fork_is_found_against_the_kept_checkpoint(seq: int, extra: int) -> None
     bare[seq] = Record(seq, forged.leaf)
     size = min(seq + 1 + extra, SIZE)
     with pytest.raises(CorruptLog, match="rewritten"):
-        verify(log.header, [*bare, Seal(signed(bare))], VERIFIER, kept=kept_of(log, size))
+        verify(log.header, whole(bare, signed(bare)), VERIFIER, kept=kept_of(log, size))
 
 
 def test_damage_behind_the_kept_checkpoint_is_placed_there() -> None:
@@ -275,7 +281,7 @@ def test_damage_behind_the_kept_checkpoint_is_placed_there() -> None:
     bare = [Record(r.seq, r.leaf) for r in log.records]
     bare[-1] = Record(SIZE - 1, another(log.records[-2]).leaf)
     with pytest.raises(CorruptLog) as caught:
-        verify(log.header, [*bare, Seal(log.note)], VERIFIER, kept=kept_of(log, SIZE - 1))
+        verify(log.header, whole(bare, log.note), VERIFIER, kept=kept_of(log, SIZE - 1))
     assert caught.value.seq == SIZE - 1
 
 
@@ -290,7 +296,7 @@ def test_witness_that_cosigned_is_reported_and_one_that_did_not_is_missed() -> N
         Verifier.of(f"w{i}.test", key.public_key(), SignatureKind.COSIGNATURE) for i, key in enumerate(keys)
     )
     note = log.note + cosign(parse_note(log.note).text, seen.name, keys[0], 1_800_000_000)
-    items = [*log.records, Seal(note)]
+    items = whole(log.records, note)
     assert verify(log.header, items, VERIFIER, witnesses=[seen]).witnesses == {seen.name: 1_800_000_000}
     with pytest.raises(ProofError, match=unseen.name):
         verify(log.header, items, VERIFIER, witnesses=[seen, unseen])
@@ -301,5 +307,5 @@ def test_progress_is_told_while_entries_go_by() -> None:
     told: list[int] = []
     records = [Record(i, encode_leaf(1, bytes(16), digest(i).encode())) for i in range(2500)]
     header = type(honest().header)(origin=ORIGIN, vkey=VERIFIER.vkey, size=2500)
-    verify(header, [*records, Seal(signed(records))], VERIFIER, progress=told.append)
+    verify(header, whole(records, signed(records)), VERIFIER, progress=told.append)
     assert told == [1000, 2000]

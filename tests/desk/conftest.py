@@ -30,6 +30,6 @@ def time() -> Time:
 
 
 @pytest.fixture
-def store(make: Make, time: Time) -> Store:  # noqa: F811 -- the fixture, asked for by its name
+def store(make: Make, time: Time) -> Store:
     """Return an empty store on the test's clock that never fails."""
     return make(clock_ms=time.wall)

@@ -54,8 +54,8 @@ from tests.desk.house import (
     passes,
     refolded,
     report,
-    running,
     run,
+    running,
     submission,
 )
 from tests.store.stores import Make

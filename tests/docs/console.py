@@ -188,7 +188,7 @@ class Shell:
         self._background += 1
         log = f"background-{self._background}.log"
         wait = f"until grep -q '{ready}' {log}; do kill -0 $! || break; sleep 0.1; done; cat {log}; grep -q '{ready}' {log}"
-        return self._type(f"{{ {text}\n}} >{log} 2>&1 &\n{wait}")
+        return self._type(f": >{log}\n{{ {text}\n}} >{log} 2>&1 &\n{wait}")
 
     def _listen(self) -> None:
         assert self._process.stdout is not None

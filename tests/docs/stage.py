@@ -45,7 +45,7 @@ def stage(wanted: frozenset[str], folder: Path) -> Iterator[Shell]:
                 stack.enter_context(_worker(server, folder, owner))
             _hand_over(server, wanted, home)
             address = server.url.removeprefix("http://")
-            environment = {"GNEXEC_SERVE_PORT": "0", "GNEXEC_SERVER": server.url}
+            environment = {"GNEXEC_SERVE_PORT": "0"} | ({"GNEXEC_SERVER": server.url} if "submitter" in wanted else {})
         yield stack.enter_context(shell(home, environment, address))
 
 

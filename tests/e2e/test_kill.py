@@ -159,7 +159,7 @@ def test_kill_at_random_moments_loses_nothing_acknowledged_and_blames_nobody() -
             assert one.entries == [], one.text
         _check_jobs(it)
         _gnexec(it, "log", "verify", it.server.url, "--vkey", it.server.vkey)
-        assert it.server.kill(signal.SIGTERM) == 0
+        assert it.server.kill(signal.SIGTERM) in {0, -signal.SIGTERM}
         _gnexec(it, "log", "replay", "--data", str(it.server.data))
         _check_log(it)
 

@@ -148,7 +148,16 @@ def test_state_directory_clears_work_directories_of_a_crashed_worker(tmp_path: P
         left.chmod(0)
     with StateDir(tmp_path / "state") as state:
         assert list(state.jobs.iterdir()) == []
-    state.jobs.rmdir()
+    assert not state.jobs.exists()
+
+
+def test_work_directory_is_made_although_somebody_cleared_the_place(tmp_path: Path) -> None:
+    """What cleans temporary directories up does not end a worker."""
+    with StateDir(tmp_path / "state") as state:
+        state.jobs.rmdir()
+        work = state.new_work("job")
+        assert stat.S_IMODE(work.stat().st_mode) == 0o700
+        work.rmdir()
 
 
 def test_state_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def about(event: AnyEvent) -> str:
         case KeyAdded():
             return f"{_id(event.kid)} signs tokens"
         case PolicySet():
-            return f"lease {event.lease_s} s, grace {event.grace_s} s, at most {event.max_open} open"
+            return f"lease {event.lease_s} s, grace {event.grace_s} s, quota {event.max_open}"
         case WorkerEnrolled():
             return f"{_id(event.worker)} of {_id(event.owner)}"
         case Submitted():
@@ -81,7 +81,7 @@ def _submitted(event: Submitted) -> str:
 
 
 def _list(items: Sequence[str]) -> str:
-    return ", ".join(items) if len(items) <= 3 else f"{items[0]}, {items[1]} and {len(items) - 2} more"
+    return ", ".join(items) if len(items) <= 2 else f"{items[0]} and {len(items) - 1} more"
 
 
 def _id(text: str) -> str:

@@ -56,13 +56,12 @@ class LocalLog:
         try:
             with translated():
                 self._db.execute("PRAGMA query_only = ON")
+                self._db.text_factory = bytearray  # text, where bytes belong, is told from them and needs no decoding
                 if still:
                     self._db.execute("BEGIN")
                 self._head = read_head(self._db)
             self.note = self._head.note
-            if not isinstance(self._head.size, int) or not isinstance(self.note, bytes):
-                msg = "the head is not a size and a checkpoint"
-                raise CorruptLog(msg)  # noqa: TRY301 -- the connection is closed below
+            _check_head(self._head.size, self.note)
             self.header = self._header(path)
         except BaseException:
             self._db.close()
@@ -149,6 +148,13 @@ class LocalLog:
             msg = "the first entry does not open a log"
             raise CorruptLog(msg, seq=0)
         return Header(origin=opened.origin, vkey=opened.vkey, size=self._head.size)
+
+
+def _check_head(size: object, note: object) -> None:
+    """Make sure that the head is what its columns promise, which SQLite does not."""
+    if not isinstance(size, int) or not isinstance(note, bytes):
+        msg = "the head is not a size and a checkpoint"
+        raise CorruptLog(msg)
 
 
 def _hash(tile: bytes | None, seq: int) -> bytes | None:

@@ -20,6 +20,7 @@ from gnexec.cli.values import Flag, show_time
 if TYPE_CHECKING:
     from gnexec.audit.anchor import Anchor
     from gnexec.audit.lines import Record
+    from gnexec.audit.source import Source
     from gnexec.audit.verify import Verified
 
 app = App(name="log", help="Verify, export, show, prove and replay a log.")
@@ -59,15 +60,13 @@ def verify(
         json: see `Json`.
     """
     from gnexec.audit.anchor import Known, choose_anchor, read_vkey
-    from gnexec.audit.source import open_source
     from gnexec.audit.verify import verify as check
     from gnexec.errors import BadConfiguration, CorruptLog, ProofError
 
     witnesses = [read_vkey(text) for text in witness]
-    place = _place(where, folder)
     try:
-        with open_source(place, _token(token_file)) as log:
-            anchor = choose_anchor(log.header.origin, log.header.vkey, vkey, _published(place))
+        with _open(where, folder, token_file) as log:
+            anchor = choose_anchor(log.header.origin, log.header.vkey, vkey, _published(_place(where, folder)))
             if anchor.known is Known.FIRST_USE:
                 say(
                     f"The key was taken from the log itself: {anchor.key.vkey}\n"
@@ -111,10 +110,9 @@ def export(
         json: see `Json`.
     """
     from gnexec.audit.export import export as write
-    from gnexec.audit.source import open_source
 
     with (
-        open_source(_place(where, folder), _token(token_file)) as log,
+        _open(where, folder, token_file) as log,
         _progress("Writing", log.header.size) as tell,
     ):
         entries, withheld = write(log, output, tell)
@@ -148,9 +146,7 @@ def show(
         token_file: File with an access token of the scope audit, for a server that is to show withheld payloads.
         json: see `Json`.
     """
-    from gnexec.audit.source import open_source
-
-    with open_source(_place(where, folder), _token(token_file)) as log:
+    with _open(where, folder, token_file) as log:
         size = log.header.size
         if seq is not None:
             chosen = [record for record in _records(log.items(max(seq, 0)), 1) if record.seq == seq]
@@ -197,6 +193,7 @@ def prove(
     from gnexec.audit.source import open_provable
     from gnexec.errors import BadConfiguration
 
+    _tell_of_retries()
     with open_provable(_place(where, folder), _token(token_file)) as log:
         receipt = make(log, seq)
     if output is None:
@@ -286,6 +283,28 @@ def replay(*, folder: Folder | None = None, repair: Flag = False, json: Json = F
             f"them. {found.open_jobs} jobs are open, {found.workers} workers known."
         )
     return FAILURE if found.differences else OK
+
+
+@contextmanager
+def _open(where: str | None, folder: Folder | None, token_file: Path | None) -> Iterator[Source]:
+    """Open the log that a command is about, and say when its server does not answer at once."""
+    from gnexec.audit.source import is_url, open_source
+
+    place = _place(where, folder)
+    if is_url(place):
+        _tell_of_retries()
+    with open_source(place, _token(token_file)) as log:
+        yield log
+
+
+def _tell_of_retries() -> None:
+    from stamina.instrumentation import RetryDetails, set_on_retry_hooks
+
+    def tell(details: RetryDetails) -> None:
+        if details.retry_num == 1:
+            say(f"The server does not answer ({details.caused_by}). Trying again.", style="yellow")
+
+    set_on_retry_hooks([tell])
 
 
 def _place(where: str | None, folder: Folder | None) -> str:

@@ -167,8 +167,10 @@ class Dispatcher:
     def _run(self) -> None:
         while (requests := self._take()) is not None:
             try:
-                self._beat()
+                now_ms = self._clock.now_ms()
+                self._note_outage(now_ms)
                 self._serve(requests)
+                self._beat(now_ms)
             except StoreAway as err:
                 log.warning("the store is away", error=str(err))
                 self._refuse(requests, err)
@@ -196,17 +198,19 @@ class Dispatcher:
             return PULSE_MS / 1000
         return min(max(until + 1 - self._clock.now_ms(), 5), PULSE_MS) / 1000
 
-    def _beat(self) -> None:
-        """Note that the server is alive; and that it was not, where that is long ago."""
-        now_ms = self._clock.now_ms()
+    def _note_outage(self, now_ms: int) -> None:
+        """Enter into the log that the server was not alive for a while, before anything lapses because of it."""
         gap_ms = now_ms - self._pulse_ms
-        if gap_ms < PULSE_MS:
-            return
-        if gap_ms > OUTAGE_MS and self._pulse_ms:
+        if self._pulse_ms and gap_ms > OUTAGE_MS:
             log.warning("no pulse for a while: the machine slept, or was too busy", seconds=gap_ms / 1000)
             self._alone(EndOutage(self._pulse_ms))
-        self._store.pulse(now_ms)
-        self._pulse_ms = now_ms
+            self._pulse_ms = now_ms
+
+    def _beat(self, now_ms: int) -> None:
+        """Tell the store now and then that the server is alive."""
+        if now_ms - self._pulse_ms >= PULSE_MS:
+            self._store.pulse(now_ms)
+            self._pulse_ms = now_ms
 
     def _serve(self, requests: list[Request]) -> None:
         """Decide, commit, and only then answer."""

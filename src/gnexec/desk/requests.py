@@ -78,22 +78,27 @@ class Request:
         return self.future is not None and self.future.done()
 
 
+_Reply = tuple[asyncio.Future[Any], Any, BaseException | None]
+"""What is told to whom; later changes of the request do not reach it."""
+
+
 def reply(requests: Iterable[Request]) -> None:
     """Give the answers, each in the event loop that waits for it; called from any thread."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[Request]] = {}
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Reply]] = {}
     for request in requests:
         if request.future is not None:
-            by_loop.setdefault(request.future.get_loop(), []).append(request)
+            told = request.future, request.answer, request.error
+            by_loop.setdefault(request.future.get_loop(), []).append(told)
     for loop, some in by_loop.items():
         with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits any more.
             loop.call_soon_threadsafe(_resolve, some)
 
 
-def _resolve(requests: list[Request]) -> None:
-    for request in requests:
-        if request.future is None or request.given_up:
+def _resolve(replies: list[_Reply]) -> None:
+    for future, answer, error in replies:
+        if future.done():
             continue
-        if request.error is not None:
-            request.future.set_exception(request.error)
+        if error is not None:
+            future.set_exception(error)
         else:
-            request.future.set_result(request.answer)
+            future.set_result(answer)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
+import msgspec
 from starlette.requests import Request
 
 from gnexec.desk.jobtokens import JobToken, job_token
@@ -20,12 +21,13 @@ MAX_WAIT_S: Final = 300.0
 _MAX_DIGITS: Final = 16  # longer is out of every range
 
 
-class _WithToken(Protocol):
-    @property
-    def token(self) -> str | None: ...
+T = TypeVar("T")
 
 
-J = TypeVar("J", bound=_WithToken)
+class _InBody(msgspec.Struct):
+    """The job token in a body, whatever else is there."""
+
+    token: str | None = None
 
 
 def check_length(field: str, text: str | None, most: int) -> None:
@@ -49,23 +51,18 @@ def bearer(request: Request) -> str | None:
     return text.strip()
 
 
-async def job_and_json(request: Request, office: Office, kind: type[J], most: int) -> tuple[JobToken, J]:
-    """Return the job token and the body of a call that needs both.
-
-    A token in the header is judged before the body is parsed; one in the body cannot be.
+async def job_and_json(request: Request, office: Office, kind: type[T], most: int) -> tuple[JobToken, T]:
+    """Return the job token and the body of a call that needs both; the token is judged first.
 
     Raises:
         Refused: too_large, bad_media; no_token, bad_token and its like; malformed, invalid.
     """
     check_json_media(request)
     data = await read_body(request, most)
-    text = bearer(request)
-    if text is not None:
-        return job_token(office, text), parse_json(data, kind)
-    body = parse_json(data, kind)
-    if not body.token:
+    text = bearer(request) or parse_json(data, _InBody).token
+    if not text:
         raise _no_token("job")
-    return job_token(office, body.token), body
+    return job_token(office, text), parse_json(data, kind)
 
 
 def submitter(request: Request, office: Office, scope: Scope) -> Caller:

@@ -103,7 +103,7 @@ class Agent:
                 inputs=Inputs(self._state.cache, link),
                 slots=self._slots,
                 sandbox=self._plan.sandbox,
-                jobs=self._state.jobs,
+                state=self._state,
                 signer=contact.signer,
                 grace_s=self._plan.grace_s,
                 cut_off_s=self._plan.cut_off_s,

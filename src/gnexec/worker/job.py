@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import structlog
 
 from gnexec.core.events import Outcome
+from gnexec.errors import BadConfiguration
 from gnexec.shapes import JobWork
 from gnexec.worker.answer import Signer, answer
 from gnexec.worker.execute import Ended, start
@@ -36,6 +37,7 @@ from gnexec.worker.pulse import PROGRESS_FILE, Order, Pulse, Told
 from gnexec.worker.sandbox import WORK, Kind, Sandbox, SandboxUnavailable
 from gnexec.worker.slots import Slots
 from gnexec.worker.spool import Attempt, Entry
+from gnexec.worker.statedir import StateDir
 from gnexec.worker.workdir import clear
 
 T = TypeVar("T")
@@ -56,7 +58,7 @@ class Bench:
 
     Attributes:
         link: the server. inputs: the cache of inputs. slots: what the machine offers. sandbox: how jobs are kept apart.
-        jobs: where work directories are made.
+        state: where work directories are made.
         signer: None in open mode; another one when the worker had to enrol anew.
         grace_s: seconds between SIGTERM and SIGKILL for a job that is to stop.
         cut_off_s: see `gnexec.worker.pulse`.
@@ -66,7 +68,7 @@ class Bench:
     inputs: Inputs
     slots: Slots
     sandbox: Sandbox
-    jobs: Path
+    state: StateDir
     signer: Signer | None
     grace_s: float
     cut_off_s: float
@@ -88,7 +90,7 @@ async def perform(entry: Entry, bench: Bench, leave: asyncio.Event) -> bool:
     """
     pulse = Pulse(bench.link, entry, cut_off_s=bench.cut_off_s)
     orders = asyncio.create_task(_orders(pulse, leave))
-    work = bench.jobs / entry.folder.name
+    work = bench.state.jobs / entry.folder.name
     try:
         await _unless(orders, bench.slots.take(entry.attempt.needs))
         try:
@@ -98,7 +100,7 @@ async def perform(entry: Entry, bench: Bench, leave: asyncio.Event) -> bool:
     except _Ordered as err:
         _obey(entry, bench, err.told)
         return True
-    except (InputUnavailable, SandboxUnavailable, OSError, ValueError) as err:
+    except (BadConfiguration, InputUnavailable, SandboxUnavailable, OSError, ValueError) as err:
         log.warning("the job cannot be run here", job=entry.attempt.work.id, why=str(err))
         give_back(entry, bench, f"the job could not be run: {err}")
         return False
@@ -119,7 +121,7 @@ def give_back(entry: Entry, bench: Bench, reason: str) -> None:
 
 async def _perform(entry: Entry, bench: Bench, pulse: Pulse, orders: asyncio.Task[Told], work: Path) -> bool:
     attempt = entry.attempt
-    await asyncio.to_thread(work.mkdir, mode=0o700)
+    await asyncio.to_thread(bench.state.new_work, entry.folder.name)
     await _unless(orders, bench.inputs.provide(attempt.work.inputs, work, attempt.token, attempt.needs.disk_bytes))
     limits = limits_of(attempt)
     env = environment(attempt, WORK if bench.sandbox.kind is Kind.BUBBLEWRAP else work)

@@ -14,6 +14,7 @@ This module reads and writes nothing of all that itself.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import stat
@@ -81,9 +82,22 @@ class StateDir:
         """Inputs."""
         return self.path / "cache"
 
+    def new_work(self, name: str) -> Path:
+        """Make a work directory, and the one above it again should somebody have cleared it away.
+
+        Raises:
+            OSError: it is there already, or cannot be made.
+            BadConfiguration: somebody else has made the one above it.
+        """
+        work = _jobs_dir(self.path) / name
+        work.mkdir(mode=0o700)
+        return work
+
     def release(self) -> None:
-        """Free the lock; harmless when done twice."""
+        """Free the lock, and leave no empty directory behind elsewhere; harmless when done twice."""
         if self._lock >= 0:
+            with contextlib.suppress(OSError):
+                self.jobs.rmdir()
             os.close(self._lock)
             self._lock = -1
 
