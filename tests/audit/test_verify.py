@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import tracemalloc
+from base64 import b64decode
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gnexec.audit.exported import ExportedLog
-from gnexec.audit.lines import Record, Seal
+from gnexec.audit.lines import Header, Record, Seal
 from gnexec.audit.verify import Level, Verified, verify
 from gnexec.errors import CorruptLog, GnexecError, ProofError
 from gnexec.tlog.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
@@ -44,7 +50,7 @@ def first_bad(lines: list[bytes]) -> int | None:
     return caught.value.seq
 
 
-def signed(records: list[Record], key: Ed25519PrivateKey = LOG_KEY) -> bytes:
+def signed(records: Iterable[Record], key: Ed25519PrivateKey = LOG_KEY) -> bytes:
     """Sign a checkpoint over records."""
     tree = Tree()
     for record in records:
@@ -155,9 +161,9 @@ def test_payload_and_leaf_altered_together_are_found_by_the_hash_kept(seq: int) 
 def test_leaf_altered_with_its_hash_is_found_by_the_root(seq: int) -> None:
     """Where everything beside the checkpoint was made to fit, the root does not; payloads are withheld here."""
     log = honest()
-    bare = [Record(r.seq, r.leaf, leaf_hash(r.leaf)) for r in log.records]
+    leaves = [Record(r.seq, r.leaf, leaf_hash(r.leaf)) for r in log.records]
     forged = another(log.records[seq])
-    items = whole([*bare[:seq], Record(seq, forged.leaf, leaf_hash(forged.leaf)), *bare[seq + 1 :]], log.note)
+    items = whole([*leaves[:seq], Record(seq, forged.leaf, leaf_hash(forged.leaf)), *leaves[seq + 1 :]], log.note)
     with pytest.raises(CorruptLog, match="not those that the checkpoint commits to"):
         verify(log.header, items, VERIFIER)
 
@@ -217,8 +223,6 @@ def test_time_that_goes_back_is_found_in_leaves_alone() -> None:
 @pytest.mark.parametrize("change", [{"size": SIZE - 1}, {"origin": "other.test/log"}, {"vkey": "x"}])
 def test_header_that_contradicts_the_log_is_found(change: dict[str, object]) -> None:
     """What the first line says must be what the checkpoint and the trusted key say."""
-    import msgspec  # noqa: PLC0415 -- for one line
-
     with pytest.raises(CorruptLog, match="the log says"):
         verify(msgspec.structs.replace(honest().header, **change), honest().items, VERIFIER)
 
@@ -257,7 +261,7 @@ def test_log_cut_back_below_the_kept_checkpoint_is_found(size: int) -> None:
     log = honest()
     items = whole(log.records[:size], signed(log.records[:size]))
     kept = kept_of(log, SIZE)
-    header = type(log.header)(origin=ORIGIN, vkey=VERIFIER.vkey, size=size)
+    header = Header(origin=ORIGIN, vkey=VERIFIER.vkey, size=size)
     with pytest.raises(CorruptLog, match="cut back") as caught:
         verify(header, items, VERIFIER, kept=kept)
     assert caught.value.seq == size
@@ -268,20 +272,20 @@ def test_fork_is_found_against_the_kept_checkpoint(seq: int, extra: int) -> None
     """A log that was rewritten below the kept size, and sealed anew with its real key, contradicts what is held."""
     log = honest()
     forged = another(log.records[seq])
-    bare = [Record(r.seq, r.leaf) for r in log.records]
-    bare[seq] = Record(seq, forged.leaf)
+    leaves = [Record(r.seq, r.leaf) for r in log.records]
+    leaves[seq] = Record(seq, forged.leaf)
     size = min(seq + 1 + extra, SIZE)
     with pytest.raises(CorruptLog, match="rewritten"):
-        verify(log.header, whole(bare, signed(bare)), VERIFIER, kept=kept_of(log, size))
+        verify(log.header, whole(leaves, signed(leaves)), VERIFIER, kept=kept_of(log, size))
 
 
 def test_damage_behind_the_kept_checkpoint_is_placed_there() -> None:
     """The kept checkpoint vouches for its entries, so the damage is behind them."""
     log = honest()
-    bare = [Record(r.seq, r.leaf) for r in log.records]
-    bare[-1] = Record(SIZE - 1, another(log.records[-2]).leaf)
+    leaves = [Record(r.seq, r.leaf) for r in log.records]
+    leaves[-1] = Record(SIZE - 1, another(log.records[-2]).leaf)
     with pytest.raises(CorruptLog) as caught:
-        verify(log.header, whole(bare, log.note), VERIFIER, kept=kept_of(log, SIZE - 1))
+        verify(log.header, whole(leaves, log.note), VERIFIER, kept=kept_of(log, SIZE - 1))
     assert caught.value.seq == SIZE - 1
 
 
@@ -302,10 +306,48 @@ def test_witness_that_cosigned_is_reported_and_one_that_did_not_is_missed() -> N
         verify(log.header, items, VERIFIER, witnesses=[seen, unseen])
 
 
+def bare(count: int) -> Iterator[Record]:
+    """Yield leaves without payloads."""
+    return (Record(i, encode_leaf(1, bytes(16), digest(i).encode())) for i in range(count))
+
+
+def test_memory_does_not_grow_with_the_log() -> None:
+    """Entries stream by: eight times as many take no more room."""
+    peaks = []
+    for count in (2_000, 16_000):
+        note = signed(bare(count))
+        header = Header(origin=ORIGIN, vkey=VERIFIER.vkey, size=count)
+        tracemalloc.start()
+        verify(header, chain(bare(count), [Seal(note)]), VERIFIER)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]
+
+
+def test_export_can_be_checked_with_json_and_sha256_alone() -> None:
+    """The documented form is enough: no code of ours is needed to come to the signed root."""
+
+    def root(hashes: list[bytes]) -> bytes:
+        if len(hashes) == 1:
+            return hashes[0]
+        k = 1 << (len(hashes) - 1).bit_length() - 1
+        return sha256(b"\1" + root(hashes[:k]) + root(hashes[k:])).digest()
+
+    _, *rows, last = map(json.loads, honest().lines)
+    for seq, row in enumerate(rows):
+        leaf = json.loads(row["leaf"])
+        assert row["seq"] == seq
+        assert row["h"] == sha256(b"\0" + row["leaf"].encode()).hexdigest()
+        assert leaf["d"] == sha256(bytes.fromhex(row["salt"]) + row["payload"].encode()).hexdigest()
+    origin, size, encoded, *_ = last["checkpoint"].split("\n")
+    assert (origin, int(size)) == (ORIGIN, SIZE)
+    assert b64decode(encoded) == root([bytes.fromhex(row["h"]) for row in rows])
+
+
 def test_progress_is_told_while_entries_go_by() -> None:
     """Whoever waits is told how far it is."""
     told: list[int] = []
-    records = [Record(i, encode_leaf(1, bytes(16), digest(i).encode())) for i in range(2500)]
-    header = type(honest().header)(origin=ORIGIN, vkey=VERIFIER.vkey, size=2500)
+    records = list(bare(2500))
+    header = Header(origin=ORIGIN, vkey=VERIFIER.vkey, size=2500)
     verify(header, whole(records, signed(records)), VERIFIER, progress=told.append)
     assert told == [1000, 2000]

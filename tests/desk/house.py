@@ -150,6 +150,12 @@ def submission(*requests: JobRequest, owner: str = "olga", key: str | None = Non
     return Submit(owner, "p", requests, digest(requests), key=key and digest((owner, key)))
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something inside the desk that no event tells of."""
+    while not condition():  # noqa: ASYNC110 -- the loop only yields; another thread makes the condition true
+        await asyncio.sleep(0)
+
+
 async def passes(desk: Dispatcher, time: Time, seconds: float) -> None:
     """Let time pass while the server is up and busy, so that it is no outage."""
     while seconds > 0:

@@ -6,7 +6,7 @@ is repeatable, and the log says what was decided.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from itertools import chain, repeat
 from typing import Any
 
@@ -20,52 +20,43 @@ from gnexec.desk.dispatcher import Dispatcher
 from gnexec.desk.facts import read
 from gnexec.errors import StoreAway
 from gnexec.store.contract import Store
-from gnexec.store.memory import Fault
+from gnexec.store.memory import Fault, MemoryStore
 from gnexec.tlog.checkpoint import open_checkpoint
 from gnexec.tlog.merkle import leaf_hash
 from gnexec.tlog.tiles import Tree
-from tests.core.scene import PAIR, POLICY, request
+from tests.core.scene import ORIGIN, PAIR, request
 from tests.core.summary import summary
-from tests.desk.house import ORIGIN, VERIFIER, Client, Time, dispatcher, passes, refolded, run
+from tests.desk.house import VERIFIER, Client, Time, dispatcher, refolded, run
 from tests.store.stores import Make
 
 COMMITS = 22
 """Commits of the path below without faults, at least; a fault is put at each of them."""
 
 
-@dataclass
-class Path:
-    """The whole path, and what was acknowledged on it.
-
-    Attributes:
-        told: every answer, in order.
-    """
-
-    time: Time
-    told: list[Any] = field(default_factory=list)
-
-    async def walk(self, desk: Dispatcher) -> None:
-        """Submit, work, lose a worker, disagree, cancel, answer twice."""
-        client = Client(desk, patient=True)
-        told = self.told
-        told.append(await client.submit(request(1, PAIR), request(2), key="k1"))
-        vera, wim, eve = [await client.enrol(owner) for owner in ("vera", "wim", "eve")]
-        first = await client.take(vera, "vera", 2)
-        progress = Progress(first.jti, tuple(first.jobs), 1, Effort(5, 5, 5), first.exp_s)
-        told.append((await client.answer(Directive, progress)).stop)
-        told.append([one.verdict for one in await client.report(first)])
-        lie = await client.take(eve, "eve")
-        told.append([one.verdict for one in await client.report(lie, "wrong")])
-        told.append([one.verdict for one in await client.report(lie, "another")])
-        lost = await client.take(wim, "wim")
-        await client.insist(lambda: passes(desk, self.time, POLICY.lease_s + 2))
-        told.append([one.verdict for one in await client.report(lost)])
-        told.append([one.verdict for one in await client.report(await client.take(wim, "wim", req="r2"))])
-        told.append(await client.submit(request(3), request(1), key="k2"))
-        (job,) = (await client.answer(Cancelled, Cancel("olga", (3,)))).jobs
-        told.append(job.state)
-        told.append([one.verdict for one in await client.report(first)])
-        told.append(await client.submit(request(1, PAIR), request(2), key="k1"))
+async def walk(desk: Dispatcher, time: Time) -> list[Any]:
+    """Submit, work, lose a worker, disagree, cancel, answer twice; return what was answered."""
+    client = Client(desk, patient=True)
+    told: list[Any] = []
+    told.append(await client.submit(request(1, PAIR), request(2), key="k1"))
+    vera, wim, eve = [await client.enrol(owner) for owner in ("vera", "wim", "eve")]
+    first = await client.take(vera, "vera", 2)
+    progress = Progress(first.jti, tuple(first.jobs), 1, Effort(5, 5, 5), first.exp_s)
+    told.append((await client.answer(Directive, progress)).stop)
+    told.append([one.verdict for one in await client.report(first)])
+    lie = await client.take(eve, "eve")
+    told.append([one.verdict for one in await client.report(lie, "wrong")])
+    told.append([one.verdict for one in await client.report(lie, "another")])
+    lost = await client.take(wim, "wim")
+    while lost.jti in await client.insist(lambda: desk.ask(lambda view: set(view.world.hand_outs))):
+        time.later(2)
+    told.append([one.verdict for one in await client.report(lost)])
+    told.append([one.verdict for one in await client.report(await client.take(wim, "wim", req="r2"))])
+    told.append(await client.submit(request(3), request(1), key="k2"))
+    (job,) = (await client.answer(Cancelled, Cancel("olga", (3,)))).jobs
+    told.append(job.state)
+    told.append([one.verdict for one in await client.report(first)])
+    told.append(await client.submit(request(1, PAIR), request(2), key="k1"))
+    return told
 
 
 EXPECTED = [
@@ -84,22 +75,8 @@ EXPECTED = [
 """What is answered on the path, whatever happens."""
 
 
-def essence(world: World) -> dict[str, Any]:
-    """Return what must not depend on faults: all but times, places and how often a worker said who it is."""
-    found = summary(world)
-    return {
-        "next_job": found["next_job"],
-        "jobs": sorted(found["jobs"]),
-        "hand_outs": found["hand_outs"],
-        "decided": found["decided"],
-        "tallies": {worker: record["tally"] for worker, record in found["workers"].items()},
-        "lines": found["lines"],
-    }
-
-
 def walked(store: Store, time: Time) -> list[Any]:
     """Walk the path over a store, starting the server as often as it takes; return what was answered."""
-    path = Path(time)
     desk = dispatcher(store, time)
     while True:
         try:
@@ -108,12 +85,19 @@ def walked(store: Store, time: Time) -> list[Any]:
         except StoreAway:
             desk = dispatcher(store, time)
     try:
-        run(path.walk(desk))
+        told = run(walk(desk, time))
         live = run(Client(desk, patient=True).insist(lambda: desk.ask(lambda view: summary(view.world))))
     finally:
         desk.stop()
     assert summary(refolded(store)) == live
-    return path.told
+    return told
+
+
+def essence(world: World) -> dict[str, Any]:
+    """Return what must not depend on faults: all but times, places, and how often a worker said who it is."""
+    found = summary(world)
+    tallies = {worker: record["tally"] for worker, record in found["workers"].items()}
+    return {key: found[key] for key in ("next_job", "jobs", "hand_outs", "decided", "lines")} | {"tallies": tallies}
 
 
 def check_store(store: Store) -> None:
@@ -129,27 +113,36 @@ def check_store(store: Store) -> None:
     assert list(store.refs()) == filed
 
 
+@pytest.fixture(scope="module")
+def plain() -> dict[str, Any]:
+    """Return what the path leaves behind over a store that never fails."""
+    time = Time()
+    store = MemoryStore(clock_ms=time.wall)
+    assert walked(store, time) == EXPECTED
+    return essence(refolded(store))
+
+
 def test_path_without_faults_is_long_enough(make: Make, time: Time) -> None:
     """The points at which faults are put are all on the path."""
-    commits = 0
+    commits: list[None] = []
 
-    def counted() -> Any:
-        nonlocal commits
+    def counted() -> Iterator[None]:
         while True:
-            commits += 1
+            commits.append(None)
             yield None
 
     store = make(clock_ms=time.wall, faults=counted())
     assert walked(store, time) == EXPECTED
     check_store(store)
-    assert commits > COMMITS
+    assert len(commits) > COMMITS
 
 
 @pytest.mark.parametrize("fault", Fault)
 @pytest.mark.parametrize("at", range(COMMITS))
-def test_fault_at_any_commit_loses_nothing_that_was_acknowledged(make: Make, time: Time, at: int, fault: Fault) -> None:
+def test_fault_at_any_commit_loses_nothing_that_was_acknowledged(
+    make: Make, time: Time, plain: dict[str, Any], at: int, fault: Fault
+) -> None:
     """One commit fails, in either way: every answer, and all that the log holds in the end, is as without it."""
-    plain = make_plain()
     store = make(clock_ms=time.wall, faults=[*repeat(None, at), fault])
     assert walked(store, time) == EXPECTED
     assert essence(refolded(store)) == plain
@@ -158,24 +151,11 @@ def test_fault_at_any_commit_loses_nothing_that_was_acknowledged(make: Make, tim
 
 @pytest.mark.parametrize("fault", Fault)
 @pytest.mark.parametrize("start", [0, 5, 9])
-def test_faults_in_a_row_lose_nothing_that_was_acknowledged(make: Make, time: Time, start: int, fault: Fault) -> None:
+def test_faults_in_a_row_lose_nothing_that_was_acknowledged(
+    make: Make, time: Time, plain: dict[str, Any], start: int, fault: Fault
+) -> None:
     """A store that fails at every second commit for a while comes through, too."""
     store = make(clock_ms=time.wall, faults=chain(repeat(None, start), [fault, None] * 12))
     assert walked(store, time) == EXPECTED
-    assert essence(refolded(store)) == make_plain()
+    assert essence(refolded(store)) == plain
     check_store(store)
-
-
-def make_plain() -> dict[str, Any]:
-    """Return what the path leaves behind over a store that never fails."""
-    if not _PLAIN:
-        from gnexec.store.memory import MemoryStore
-
-        time = Time()
-        store = MemoryStore(clock_ms=time.wall)
-        walked(store, time)
-        _PLAIN.update(essence(refolded(store)))
-    return _PLAIN
-
-
-_PLAIN: dict[str, Any] = {}

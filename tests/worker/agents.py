@@ -19,6 +19,9 @@ from typing import Any
 
 import httpx2
 
+from gnexec.errors import BadConfiguration
+from gnexec.worker.statedir import StateDir
+
 LONG_S = 60.0
 """How long a test waits for what must come; it never waits longer than that takes."""
 
@@ -112,6 +115,8 @@ def worker(url: str, state: Path, *flags: str, access_token: str | None = None) 
     finally:
         if made.process is not None and made.process.poll() is None:
             made.kill()
+        with contextlib.suppress(BadConfiguration):  # another worker of the same test still uses it
+            StateDir(state).release()  # as the next start would, this clears away what the killed one has left
 
 
 class Deed(StrEnum):

@@ -70,7 +70,7 @@ def access_token(data: Path, name: str, *scopes: Scope) -> str:
 
 @contextmanager
 def _running(command: list[str]) -> Iterator[Server]:
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 -- our own command
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) > 1:
         psutil.Process(process.pid).cpu_affinity([cores[0]])

@@ -1,7 +1,8 @@
 """Volunteers for load: they enrol, take jobs, sign results and hand them in, as fast as they can.
 
-They run nothing: the jobs' output is the same empty output, uploaded once. What is measured is the dispatcher's full
-durable, signed cycle: hand-out decided and appended, job token signed; token checked, statement verified, result appended.
+They run nothing: the jobs' output is the same empty output, uploaded once. What is measured is the dispatcher's
+full durable, signed cycle: hand-out decided and appended, job token signed; token checked, statement verified,
+result appended.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Volunteer:
         offer = {"cores": 1, "memory_bytes": 1 << 34, "disk_bytes": 1 << 40}
         body = msgspec.json.encode({"proof": proof, "offer": offer})
         status, answer = await wire.call(b"POST", b"/v1/workers", access_token.encode(), body)
-        if status >= 300:  # noqa: PLR2004 -- any refusal
+        if status >= 300:
             raise ConnectionError(answer.decode())
         told = msgspec.json.decode(answer)
         return cls(wire, key, kid_of(key.public_key()), told["worker"], origin, told["token"].encode())
@@ -112,7 +113,7 @@ class Volunteer:
         body = msgspec.json.encode({"statement": self._statement(jobs, token)})
         path = b"/jobs/%d/result" % jobs[0].id if n == 1 else b"/v1/results"
         status, answer = await self.wire.call(b"PUT", path, token.encode(), body)
-        if status == 422:  # noqa: PLR2004 -- the manifest is to be uploaded first, once for each worker
+        if status == 422:
             await self._upload(token)
             status, answer = await self.wire.call(b"PUT", path, token.encode(), body)
         if status != OK:

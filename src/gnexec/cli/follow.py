@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from gnexec.cli.output import clean, err, say
@@ -11,7 +11,7 @@ from gnexec.cli.words import expected, standing
 from gnexec.errors import Refused
 
 if TYPE_CHECKING:
-    from gnexec.client import Client
+    from gnexec.client import Client, Moved
     from gnexec.shapes import JobView
 
 Look = Callable[["JobView"], None]
@@ -47,6 +47,24 @@ def follow(client: Client, job: int, *, timeout_s: float | None = None) -> JobVi
             bar.update(task, completed=view.progress, note=_note(client, view))
 
         return client.wait(job, timeout_s=timeout_s, on_progress=look)
+
+
+@contextmanager
+def transfers() -> Iterator[Callable[[str, int], Moved | None]]:
+    """Show files on their way, on a terminal: call what this yields with a file's name and size for each."""
+    if not err().is_terminal:
+        yield lambda _, __: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(20), DownloadColumn())
+    with Progress(*columns, console=err(), transient=True) as bar:
+
+        def begin(name: str, size: int) -> Moved:
+            task = bar.add_task(clean(name, keep=""), total=size)
+            return lambda done: bar.update(task, completed=done)
+
+        yield begin
 
 
 def _lines() -> Look:

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from gnexec.cli.connection import Connection
 from gnexec.cli.jobs import JobId
-from gnexec.cli.output import Json, err, facts, json_line, raw, say, table
+from gnexec.cli.output import Json, facts, json_line, raw, say, table
 from gnexec.cli.values import Flag, show_duration, show_size
 
 if TYPE_CHECKING:
@@ -91,20 +91,17 @@ def _download(client: Client, view: ResultView, folder: Path) -> None:
         Refused: the server names a file that would lie elsewhere; nothing was written then.
         BadConfiguration: the folder cannot be written.
     """
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-
+    from gnexec.cli.follow import transfers
     from gnexec.core.spec import check_path
     from gnexec.errors import BadConfiguration
 
     places = {name: folder / check_path(name, "outputs") for name in view.outputs}
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(20), DownloadColumn())
-    with Progress(*columns, console=err(), transient=True, disable=not err().is_terminal) as bar:
+    with transfers() as begin:
         for name, place in places.items():
-            task = bar.add_task(name, total=view.outputs[name].size)
             try:
                 place.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 msg = f"{place.parent} cannot be made: {error.strerror or error}."
                 raise BadConfiguration(msg) from error
-            client.download(view.id, name, place, result=view, moved=lambda n, t=task: bar.update(t, completed=n))  # type: ignore[misc]
+            client.download(view.id, name, place, result=view, moved=begin(name, view.outputs[name].size))
     say(f"{len(places)} files are in {folder}.")

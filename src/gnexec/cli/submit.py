@@ -160,7 +160,7 @@ def form(client: Client, command: Sequence[str], job: Job) -> JobBody:
         )
     return client.body(
         command[0] if job.shell else command,
-        inputs={name: path for path, name in map(_named, job.input)},
+        inputs=_uploaded(client, job.input),
         outputs=job.output,
         env=dict(map(_variable, job.env)),
         seed=job.seed,
@@ -179,6 +179,17 @@ def form(client: Client, command: Sequence[str], job: Job) -> JobBody:
         force_recompute=job.force,
         recompute_on_error=job.retry_failed,
     )
+
+
+def _uploaded(client: Client, inputs: Sequence[str]) -> dict[str, str]:
+    """Upload inputs; return their digests by the names under which the job finds them."""
+    from gnexec.cli.follow import transfers
+
+    with transfers() as begin:
+        return {
+            name: client.upload(path, moved=begin(path.name, path.stat().st_size if path.is_file() else 0))
+            for path, name in map(_named, inputs)
+        }
 
 
 def _named(text: str) -> tuple[Path, str]:

@@ -22,5 +22,6 @@ from __future__ import annotations
 
 from gnexec.client.api import Client, JobOptions
 from gnexec.client.events import JobEvent
+from gnexec.client.files import Moved
 
-__all__ = ["Client", "JobEvent", "JobOptions"]
+__all__ = ["Client", "JobEvent", "JobOptions", "Moved"]

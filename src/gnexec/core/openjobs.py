@@ -44,7 +44,8 @@ class OpenJobs(MutableMapping[int, Job]):
 
         Args:
             event: its jobs are new, and their ids are higher than all before.
-            seq: the entry's place. at_ms: its time.
+            seq: the entry's place.
+            at_ms: the entry's time.
         """
         columns = _Columns(event, [self._intern(terms) for terms in event.terms], seq, at_ms)
         if len(event.jobs) < FEW:
@@ -140,7 +141,10 @@ class OpenJobs(MutableMapping[int, Job]):
 class _Columns:
     """The new jobs of one submission, as columns of equal length n."""
 
-    __slots__ = ("_at_ms", "_digests", "_first", "_gone", "_indexes", "_owner", "_project", "_seq", "_specs", "_terms", "left")
+    __slots__ = (
+        *("_at_ms", "_digests", "_first", "_gone", "_indexes", "_owner", "_project", "_seq", "_specs", "_terms"),
+        "left",
+    )
 
     def __init__(self, event: Submitted, terms: list[Terms], seq: int, at_ms: int) -> None:
         self._first = event.first
@@ -184,4 +188,3 @@ class _Columns:
                 seq=self._seq,
             ),
         )
-

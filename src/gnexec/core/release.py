@@ -1,8 +1,8 @@
 """Which payloads may be shown to everyone.
 
 An entry's leaf is public at once. Its payload is released when every job that it tells of is closed and of the class
-public, so that nobody can copy an answer, inspect the workload, or see which attempt is a check. Entries about no job (keys,
-policy, workers, outages) are released at once: they hold pseudonyms and public keys only.
+public, so that nobody can copy an answer, inspect the workload, or see which attempt is a check. Entries about no job
+(keys, policy, workers, outages) are released at once: they hold pseudonyms and public keys only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A job's specification, its digest, and the digests by which results are compared.
 
-The specification says what is run: a command, its inputs by digest, the outputs it declares. It is content: the log names
-it by a salted digest only. The *job digest* is the job's identity: who asks for the same digest asks for the same work.
+The specification says what is run: a command, its inputs by digest, the outputs it declares. It is content: the log
+names it by a salted digest only. The *job digest* is the job's identity: who asks for the same digest asks for the
+same work.
 
 Everything here is pure and shared: the server, workers, submitters and auditors compute the same digests with it.
 """
@@ -34,8 +35,8 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
         argv: program and arguments, run without a shell; or None.
         cmd: a command line for `sh -c`; or None. Exactly one of the two is given.
         inputs: SHA-256 of a blob by the relative path at which the job finds it.
-        outputs: relative paths that the job must write; "stdout" stands for its captured output. Their bytes are what is
-            compared; a job that declares none is compared by its stdout.
+        outputs: relative paths that the job must write; "stdout" stands for its captured output. Their bytes are
+            what is compared; a job that declares none is compared by its stdout.
         env: environment variables.
         seed: the job's seed, handed on as GNEXEC_SEED; part of its identity.
         numeric_class: machines whose results may be compared byte for byte; "any" where all may.
@@ -121,8 +122,9 @@ def check_spec(spec: Spec) -> Spec:
 def job_digest(spec: Spec) -> str:
     """Return the identity of a job: SHA-256 (hexadecimal) of its canonical description.
 
-    The description is RFC 8785 JSON of {program definition digest, arguments, input digests, seed, numeric class}; of a
-    raw command, the definition is what surrounds it (outputs, environment). Needs, priority and redundancy are not in it.
+    The description is RFC 8785 JSON of {program definition digest, arguments, input digests, seed, numeric class}; of
+    a raw command, the definition is what surrounds it (outputs, environment). Needs, priority and redundancy are not
+    in it.
     """
     return _hash(
         {

@@ -10,7 +10,7 @@ from gnexec.tokens.issued import AccessClaims, Scope, write_scope
 from gnexec.tokens.reading import sign
 
 
-def access_token(  # noqa: PLR0913 -- one argument for each claim
+def access_token(
     keys: ServerKeys, name: str, scopes: Iterable[Scope], *, project: str, now_s: int, for_s: int, draw: bytes
 ) -> str:
     """Issue an access token.
