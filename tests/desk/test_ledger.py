@@ -13,22 +13,23 @@ from hypothesis import settings
 from hypothesis.stateful import rule
 
 from gnexec.core.commands import Answer, Command, OpenLog, Verdict
-from gnexec.core.events import AnyEvent
+from gnexec.core.events import AnyEvent, NewJob, OwnerWithdrew, Submitted
 from gnexec.core.job import fold
 from gnexec.core.refs import job_key
 from gnexec.desk.clock import Clock
 from gnexec.desk.facts import Facts, read
 from gnexec.desk.ledger import Ledger
 from gnexec.desk.requests import Request
-from gnexec.desk.sealer import Sealer
+from gnexec.desk.sealer import Fresh, Sealer
 from gnexec.errors import CorruptLog, Refused, UnknownEvent
 from gnexec.ids import salted_digest
 from gnexec.store.contract import Entry, Store
 from gnexec.store.memory import MemoryStore
-from tests.core.scene import ORIGIN, PAIR, Scene, request
+from gnexec.wire import encode_event
+from tests.core.scene import ONE, ORIGIN, PAIR, POLICY, START_MS, Scene, digest, request
 from tests.core.summary import summary
 from tests.core.test_machine import Laws
-from tests.desk.house import KEY, VERIFIER, opening
+from tests.desk.house import KEY, VERIFIER, opening, refolded, submission
 from tests.desk.test_faults import check_store
 
 
@@ -176,6 +177,12 @@ def test_stories_of_many_jobs_in_one_entry_fold_each_for_itself(sealed: SealedSc
         assert fold(job, story) == sealed.job(job)
 
 
+def submission_of(first: int, terms: int = 0) -> Submitted:
+    """Return a submission of one job with the id `first`, under the terms of an index."""
+    row = NewJob(digest("x"), digest("y"), terms)
+    return Submitted(first=first, owner="o", project="p", key=None, body=digest(""), terms=[ONE], jobs=[row], joined=[])
+
+
 def entry(payload: bytes, at_ms: int = 5) -> Entry:
     """Return an entry that commits to a payload."""
     salt = bytes(16)
@@ -192,17 +199,45 @@ def test_read_names_the_entry_that_is_bad() -> None:
     assert (unknown.value.seq, corrupt.value.seq) == (17, 18)
 
 
-def append_raw(store: Store, entries: list[Entry]) -> None:
-    """Append entries as a server would that has lost its mind, under a good checkpoint."""
+def forged(store: Store, *payloads: tuple[AnyEvent, bytes]) -> None:
+    """Append entries as a server would that has lost its mind: any payload, under a good checkpoint."""
     sealer = Sealer(ORIGIN, KEY)
-    ledger = Ledger(store, sealer, opening(), Clock(lambda: 0))
-    ledger.refold()
-    from gnexec.store.contract import Append  # noqa: PLC0415
-    from gnexec.tlog.checkpoint import Checkpoint, sign_checkpoint  # noqa: PLC0415
-    from gnexec.tlog.merkle import leaf_hash  # noqa: PLC0415
-
-    tree = sealer.tree.copy()
-    for each in entries:
-        tree.append(leaf_hash(each.leaf))
+    Ledger(store, sealer, opening(), Clock(lambda: 0)).refold()
+    append, _ = sealer.seal([Fresh(START_MS, event, payload) for event, payload in payloads])
     with store.batch() as batch:
-        batch.append(Append(entries, [], [], sign_checkpoint(Checkpoint(ORIGIN, tree.size, tree.root()), KEY)))
+        batch.append(append)
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind"),
+    [
+        (encode_event(OwnerWithdrew(owner="eve", jobs=[1])), CorruptLog),
+        (encode_event(submission_of(5)), CorruptLog),
+        (encode_event(submission_of(2, terms=7)), CorruptLog),
+        (b'{"t":"from-the-future/1"}', UnknownEvent),
+        (b"no event", CorruptLog),
+    ],
+)
+def test_refold_stops_at_an_entry_that_does_not_fit_and_names_it(
+    sealed: SealedScene, payload: bytes, kind: type[CorruptLog]
+) -> None:
+    """A sealed entry that contradicts the log, or is from a newer gnexec, is never skipped."""
+    sealed.jobs(1)
+    size = sealed.store.head().size
+    forged(sealed.store, (POLICY, encode_event(POLICY)), (POLICY, payload))
+    with pytest.raises(CorruptLog) as caught:
+        refolded(sealed.store)
+    assert (type(caught.value), caught.value.seq) == (kind, size + 1)
+
+
+def test_ledger_catches_up_with_what_another_process_appended(sealed: SealedScene) -> None:
+    """Two ledgers over one store take turns: each decides on the whole log, and one order comes of it."""
+    other = Ledger(sealed.store, Sealer(ORIGIN, KEY), opening(), Clock(lambda: sealed.at_ms))
+    other.refold()
+    for turn in range(4):
+        for ledger, owner in ((sealed.ledger, "olga"), (other, "pia")):
+            asked = Request(command=submission(request(turn), request((turn, owner)), owner=owner))
+            ledger.record([asked])
+    assert asked.answer.ids == (10, 12)
+    check_store(sealed.store)
+    assert summary(other.world) == summary(refolded(sealed.store))

@@ -21,6 +21,7 @@ def bench(
         rounds: Rounds of each measurement; they take turns, and medians are shown.
         seconds: Length of one measurement.
         open_jobs: Jobs that wait while memory is read.
+        json: see `Json`.
     """
     figures = run(rounds, seconds, open_jobs, say)
     if json:

@@ -33,7 +33,7 @@ from gnexec.tokens.jwk import public_key
 
 K = TypeVar("K")
 V = TypeVar("V")
-CACHED: Final = 65_536
+CACHED: Final = 8_192
 
 
 class Recent(Generic[K, V]):
