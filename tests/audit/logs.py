@@ -27,6 +27,7 @@ from gnexec.core.commands import (
     JobRequest,
     Lapse,
     NextJobs,
+    NoWork,
     OpenLog,
     Past,
     Progress,
@@ -167,10 +168,15 @@ class Dispatcher:
 
     def take(self, name: str, n: int = 1) -> HandedOut:
         """Ask for work that is there."""
+        return expect(Work, self.ask(name, n)).hand_out
+
+    def ask(self, name: str, n: int = 1) -> Work | NoWork:
+        """Ask for work."""
         worker = self.workers.get(name, name)
         owner = ANONYMOUS if worker == ANONYMOUS else self.world.workers[worker].owner
-        command = NextJobs(worker, owner, n, None, draw(("attempt", self.size, name)))
-        return expect(Work, self.do(command)).hand_out
+        answer = self.do(NextJobs(worker, owner, n, None, draw(("attempt", self.size, name))))
+        assert isinstance(answer, Work | NoWork)
+        return answer
 
     def progress(self, held: HandedOut, ppm: int) -> None:
         """Tell how the first job of a hand-out goes."""
@@ -179,9 +185,8 @@ class Dispatcher:
     def report(self, held: HandedOut, say: object = "right", outcome: Outcome = GOOD) -> list[Verdict]:
         """Answer for all jobs of a hand-out, with outputs that stand for `say`."""
         event, digests = self.reported(held, say, outcome)
-        noted = {e.code for _, e in self.told if isinstance(e, RefusalNoted) and e.jti == held.jti}
         command = Report(
-            past=Past(frozenset(noted), self.closed(job for job, _ in held.jobs)),
+            past=self.past(held),
             jti=held.jti,
             pairs=tuple(held.jobs),
             worker=held.worker,
@@ -199,7 +204,8 @@ class Dispatcher:
             Reported(job, number, GOOD, digest(say), digest(("outs", say)), 1500, 1000, 1 << 20)
             for job, number in held.jobs
         )
-        self.do(Report(held.jti, tuple(held.jobs), held.worker, results, None, digest(held.jti), held.exp_s))
+        answer, past = digest((held.jti, say)), self.past(held)
+        self.do(Report(held.jti, tuple(held.jobs), held.worker, results, None, answer, held.exp_s, past=past))
 
     def reported(
         self, held: HandedOut, say: object = "right", outcome: Outcome = GOOD, signer: str = ""
@@ -240,6 +246,11 @@ class Dispatcher:
             results=[Reported(r.job, r.att or 0, outcome, canon, r.outs, 1500, 1000, 1 << 20) for r in results],
         )
         return event, digests
+
+    def past(self, held: HandedOut) -> Past:
+        """Look up what the world no longer holds about a hand-out."""
+        noted = {e.code for _, e in self.told if isinstance(e, RefusalNoted) and e.jti == held.jti}
+        return Past(frozenset(noted), self.closed(job for job, _ in held.jobs))
 
     def closed(self, among: Iterable[int]) -> dict[int, Job]:
         """Fold those of some jobs that have left the world."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gnexec.cli import main
+from gnexec.cli.connection import Connection
 from tests.cli.middleman import change, middleman
 from tests.cli.volunteer import Volunteer
 from tests.serving import Server, running_server
@@ -187,19 +188,21 @@ def test_job_of_nobody_is_not_found(capsys: Captured) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "words", "ends"),
     [
-        (["echo hello"], "--shell"),
-        (["--shell", "--", "echo", "hello"], "one line"),
-        (["--env", "NOVALUE", "--", "x"], "NAME=VALUE"),
-        (["--input", "a=", "--", "x"], "PATH=NAME"),
-        (["--input", "no/such/file", "--", "x"], "no/such/file"),
-        (["--output", "../up", "--", "x"], "plain relative path"),
+        (["echo hello"], "--shell", 2),
+        (["--shell", "--", "echo", "hello"], "one line", 2),
+        (["--env", "NOVALUE", "--", "x"], "NAME=VALUE", 2),
+        (["--input", "a=", "--", "x"], "PATH=NAME", 2),
+        (["--input", "no/such/file", "--", "x"], "no/such/file", 1),
+        (["--output", "../up", "--", "x"], "plain relative path", 1),
     ],
 )
-def test_job_that_makes_no_sense_is_not_handed_in(arguments: list[str], words: str, capsys: Captured) -> None:
+def test_job_that_makes_no_sense_is_not_handed_in(
+    arguments: list[str], words: str, ends: int, capsys: Captured
+) -> None:
     """The option is named, and how it is meant."""
-    assert main(["submit", *arguments]) == 1
+    assert main(["submit", *arguments]) == ends
     shown = capsys.readouterr()
     assert shown.out == ""
     assert words in shown.err
@@ -237,3 +240,14 @@ def test_access_token_is_taken_from_flag_then_environment_then_home(
         capsys.readouterr()
         assert main(["submit", "--token-file", str(usual), "--", "x"]) == 1
         assert "others may read" in capsys.readouterr().err
+
+
+def test_token_over_an_open_line_is_warned_of(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever listens on the way learns the token; nothing is said where there is no way, or no token."""
+    monkeypatch.setenv("GNEXEC_TOKEN", "secret")
+    for server, warned in (("http://gnexec.invalid", True), ("https://gnexec.invalid", False), ("http://[::1]", False)):
+        Connection(server=server).client().close()
+        assert ("not encrypted" in capsys.readouterr().err) is warned
+    monkeypatch.delenv("GNEXEC_TOKEN")
+    Connection(server="http://gnexec.invalid").client().close()
+    assert capsys.readouterr().err == ""

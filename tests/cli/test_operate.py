@@ -70,7 +70,7 @@ def test_token_of_an_impossible_scope_is_not_issued(home: Path, scope: str, word
     """Nothing is printed that could be taken for a token."""
     assert main(["keys", "new", "--data", str(home)]) == 0
     capsys.readouterr()
-    assert main(["token", "issue", "--sub", "ann", "--scope", scope, "--data", str(home)]) == 1
+    assert main(["token", "issue", "--sub", "ann", "--scope", scope, "--data", str(home)]) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert words in shown.err

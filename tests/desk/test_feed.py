@@ -88,9 +88,9 @@ def test_feed_does_not_ping_pong_when_nobody_can_use_the_work() -> None:
             async with feed.idling() as event:
                 while True:
                     await event.wait()
+                    event.clear()
                     looked[which] += 1  # Asks the desk, finds nothing for itself, and ...
-                    feed.pass_on(event)  # ... lets the next one look,
-                    event.clear()  # before it waits on.
+                    feed.pass_on(event)  # ... lets the next one look, before it waits on.
 
         tasks = [asyncio.create_task(waiter(which)) for which in range(3)]
         await settle()

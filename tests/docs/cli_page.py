@@ -16,8 +16,8 @@ from gnexec.cli import app
 HEAD: Final = """\
 # Command line
 
-Made from the commands themselves by `python -m tests.docs.cli_page`; a test keeps the two equal. `gnexec COMMAND --help`
-says the same on a terminal.
+Made from the commands themselves by `python -m tests.docs.cli_page`; a test keeps the two equal. On a terminal,
+`gnexec COMMAND --help` says the same.
 
 What all commands have in common:
 

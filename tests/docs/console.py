@@ -5,8 +5,8 @@ what it must print, where `…` stands for anything; where nothing follows, anyt
 succeed, unless the next one is `echo $?`. A block of Python is run as a program between its neighbours.
 
 Three things are not as they are for the reader: addresses become those of servers that run for this test alone;
-`gnexec serve` and `gnexec worker`, which never end by themselves, are put into the background once they are ready, as if
-in a terminal of their own; and `make` says what it would do (`--dry-run`), since what it does contains these tests.
+`gnexec serve` and `gnexec worker`, which never end by themselves, are left running once they are ready, as if in a
+terminal of their own; and `make` says what it would do (`--dry-run`), since what it does contains these tests.
 """
 
 from __future__ import annotations
@@ -170,7 +170,8 @@ class Shell:
     def _type(self, text: str) -> tuple[int, str]:
         mark = f"end-{os.urandom(8).hex()}"
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{{ {text}\n}} </dev/null; last=$?; printf '\\n%s %d\\n' {mark} $last; (exit $last)\n")
+        say = f"printf '\\n%s %d\\n' {mark} $last"
+        self._process.stdin.write(f"{{ {text}\n}} </dev/null; last=$?; {say}; (exit $last)\n")
         self._process.stdin.flush()
         printed: list[str] = []
         while True:
@@ -187,7 +188,8 @@ class Shell:
     def _leave_running(self, text: str, ready: str) -> tuple[int, str]:
         self._background += 1
         log = f"background-{self._background}.log"
-        wait = f"until grep -q '{ready}' {log}; do kill -0 $! || break; sleep 0.1; done; cat {log}; grep -q '{ready}' {log}"
+        there = f"grep -q '{ready}' {log}"
+        wait = f"until {there}; do kill -0 $! || break; sleep 0.1; done; cat {log}; {there}"
         return self._type(f": >{log}\n{{ {text}\n}} >{log} 2>&1 &\n{wait}")
 
     def _listen(self) -> None:

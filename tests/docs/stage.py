@@ -20,8 +20,8 @@ from tests.requirements import missing, require
 from tests.serving import Server, running_server
 
 PROPS = frozenset({"server", "open server", "workers", "submitter", "invitation", "history"})
-"""What a page may say that it needs: one of the servers, and on it workers of two owners, the token of a submitter or of
-a volunteer, or a log with two decided jobs."""
+"""What a page may say that it needs: one of the servers, and on it workers of two owners, the token of a submitter or
+of a volunteer, or a log with two decided jobs."""
 
 
 @contextmanager

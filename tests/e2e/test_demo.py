@@ -8,9 +8,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,6 +26,7 @@ from gnexec.demo import gemma, plans
 from gnexec.demo.fleet import fleet
 from gnexec.demo.plan import Job, Outputs, Plan, Report, Stage
 from gnexec.demo.runner import JobFailed, Progress, run_plan
+from gnexec.errors import BadConfiguration
 from gnexec.ids import sha256_hex
 from tests.requirements import missing, require, shared_data
 from tests.worker.agents import until
@@ -137,10 +139,17 @@ def passable() -> Iterator[Path]:
         yield Path(name)
 
 
-def run_with_fleet(plan: Plan, folder: Path) -> tuple[Outputs, Progress]:
+def run_with_fleet(plan: Plan, folder: Path, *flags: str) -> tuple[Outputs, Progress]:
     """Run a plan over a fleet of real processes."""
-    with fleet(folder, _interpreter()[1]) as running, Client(running.url, running.token) as client:
-        return run_plan(client, plan, lambda *_: running.check())
+    with (
+        fleet(folder, [*_interpreter()[1], *flags]) as running,
+        Client(running.url, running.token) as client,
+    ):
+
+        def tend(*_: object) -> None:
+            running.tend()
+
+        return run_plan(client, plan, tend)
 
 
 def test_gemma_by_two_owners_gives_the_reference_bytes(found: gemma.Gemma) -> None:
@@ -228,12 +237,10 @@ def test_demo_with_a_failing_job_exits_1_and_shows_its_stderr(tmp_path: Path) ->
     assert not (tmp_path / "demo-out").exists()
 
 
-def _started(folder: Path) -> subprocess.Popen[str]:
+def _started(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
     env = {"PATH": os.environ["PATH"], "HOME": str(folder), "NO_COLOR": "1"}
-    with (folder / "err").open("w") as err:
-        return subprocess.Popen(
-            [*GNEXEC, "demo"], stdout=subprocess.DEVNULL, stderr=err, text=True, cwd=folder, env=env
-        )
+    with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+        return subprocess.Popen([*GNEXEC, "demo", *arguments], stdout=out, stderr=err, cwd=folder, env=env)
 
 
 def _scanning(process: psutil.Process) -> list[psutil.Process]:
@@ -285,15 +292,28 @@ def test_demo_that_is_stopped_leaves_no_process_behind(tmp_path: Path, signals: 
     assert "Traceback" not in said()
 
 
-@pytest.mark.parametrize("victim", ["serve", "worker"])
-def test_demo_whose_process_dies_says_which_and_leaves_nothing_behind(tmp_path: Path, victim: str) -> None:
-    """A server or worker that is killed is noticed: exit 1, not a wait for ever."""
-    process = _started(tmp_path)
+def _has(said: Callable[[], str], text: str) -> bool:
+    return text in said()
+
+
+def test_demo_whose_processes_are_killed_goes_on_to_the_same_result(tmp_path: Path) -> None:
+    """A server and a worker killed on the way are started again: the same numbers, and a log that is in order."""
+    process = _started(tmp_path, "--json")
     said = (tmp_path / "err").read_text
     tree: list[psutil.Process] = until(lambda: _scanning(psutil.Process(process.pid)), "a running job", said)
     folder = _folder(tree)
-    next(child for child in tree if victim in _words(child)).kill()
-    assert process.wait(60) == 1, said()
-    assert "ended (exit status -9)" in said()
+    for victim, told in (("serve", "server was killed"), ("worker", "worker-ann was killed")):
+        next(child for child in tree if victim in _words(child)).kill()
+        until(partial(_has, said, told), "a restart", said)
+    assert process.wait(120) == 0, said()
+    facts = json.loads((tmp_path / "out").read_bytes())
+    assert (facts["threshold"], facts["peak"]["lod"], facts["log"]["level"]) == ("3.5363", "6.8280", "full")
     until(lambda: not _left(tree, folder), "the end of all processes", lambda: "\n".join(_left(tree, folder)))
     assert not Path(folder).exists()
+
+
+def test_fleet_whose_worker_gives_up_says_why() -> None:
+    """A process that ends by itself is not started again and again: the run ends with its last words."""
+    with passable() as folder, pytest.raises(BadConfiguration, match="no account nobody-of-that-name") as caught:
+        _ = run_with_fleet(_one_job(["true"]), folder, "--run-as", "nobody-of-that-name")
+    assert "worker-ann ended (exit status 1)" in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from gnexec.core.spec import Manifest, encode_manifest
 from gnexec.desk import uploads
 from gnexec.ids import sha256_hex
 from gnexec.keys import ServerKeys
-from tests.web.sites import Site, bearer, check_problem, open_site
+from tests.web.sites import Json, Site, bearer, check_problem, open_site
 from tests.web.volunteers import HandOut, Volunteer, random_id, stored, volunteer
 
 pytestmark = pytest.mark.anyio
@@ -88,7 +89,9 @@ async def test_upload_without_a_token_is_refused(secured: Site) -> None:
 
 async def test_client_that_breaks_off_an_upload_leaves_nothing(secured: Site) -> None:
     """A blob appears whole or not at all."""
-    messages = iter([{"type": "http.request", "body": DATA, "more_body": True}, {"type": "http.disconnect"}])
+    messages: Iterator[dict[str, Any]] = iter(
+        [{"type": "http.request", "body": DATA, "more_body": True}, {"type": "http.disconnect"}]
+    )
 
     async def receive() -> dict[str, Any]:
         return next(messages)
@@ -315,9 +318,9 @@ async def standing(site: Site) -> tuple[Volunteer, HandOut]:
     return ann, await ann.take()
 
 
-def raw_manifest(out: bytes, **changes: Any) -> bytes:  # noqa: ANN401 -- any JSON
+def raw_manifest(out: bytes, **changes: Json) -> bytes:
     """Write a manifest in which anything may be wrong."""
-    one = {"sha256": sha256_hex(out), "size": len(out)}
+    one: Json = {"sha256": sha256_hex(out), "size": len(out)}
     return rfc8785.dumps({"outputs": {"o": one}, "stderr": one, "stdout": one, **changes})
 
 
@@ -370,13 +373,13 @@ async def test_manifest_that_was_not_uploaded_is_refused_and_the_attempt_stays_o
 
 async def test_manifest_beyond_all_measure_is_not_read(secured: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A blob of gigabytes must not be taken into memory because a statement calls it a manifest."""
-    monkeypatch.setattr(uploads, "MAX_MANIFEST_BYTES", 300)
+    monkeypatch.setattr(uploads, "MAX_MANIFEST_BYTES", 200)
     ann, taken = await standing(secured)
     data = raw_manifest(b"hi\n")
-    assert len(data) > 300
+    assert len(data) > 200
     await ann.upload(taken, b"hi\n", data)
     result = ann.answer(taken, outs=sha256_hex(data), canon=canon_of(o=b"hi\n")).result
-    assert "300 bytes" in check_problem(await ann.put(taken, ann.statement(taken, result)), "invalid")["detail"]
+    assert "200 bytes" in check_problem(await ann.put(taken, ann.statement(taken, result)), "invalid")["detail"]
 
 
 async def test_voted_digest_that_lies_is_refused_and_the_attempt_stays_open(secured: Site) -> None:

@@ -23,7 +23,7 @@ from typing import Annotated, Final
 from cyclopts import App, CycloptsError, Group, Parameter, UnknownCommandError
 
 from gnexec.cli.configuration import sources
-from gnexec.errors import BadConfiguration, GnexecError, Refused, ServerUnreachable, StoreAway
+from gnexec.errors import GnexecError, Refused, ServerUnreachable, StoreAway
 
 OK: Final = 0
 FAILURE: Final = 1
@@ -141,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def report(err: GnexecError) -> int:
     """Say on standard error what went wrong and how to mend it; return the exit status for it."""
     from gnexec.cli.output import complain
+    from gnexec.cli.values import Misused
 
     match err:
         case Refused():
@@ -153,9 +154,9 @@ def report(err: GnexecError) -> int:
         case StoreAway():
             complain(str(err), "Try again later.")
             return TRY_LATER
-        case BadConfiguration():
-            complain(str(err))
-            return FAILURE
+        case Misused():
+            complain(str(err), "See --help.")
+            return USAGE
         case _:
             complain(str(err))
             return FAILURE

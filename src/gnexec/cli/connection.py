@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
+from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 PATIENCE_S: Final = 5.0
 """How long a server that does not answer is tried again, before it is known to be there."""
 LONG_PATIENCE_S: Final = 600.0
-"""The same once a job was handed in: a restart of the server is no reason to give up."""
+"""The same once it has answered: a restart is no reason to give up a job."""
+
+_LOCAL: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @Parameter(name="*")
@@ -37,7 +40,7 @@ class Connection:
     server: Annotated[str, Parameter(env_var="GNEXEC_SERVER")] = f"http://127.0.0.1:{DEFAULT_PORT}"
     token_file: Annotated[Path | None, Parameter(env_var="GNEXEC_TOKEN_FILE")] = None
 
-    def client(self, patience_s: float = PATIENCE_S) -> Client:
+    def client(self) -> Client:
         """Return a client for the server.
 
         Raises:
@@ -48,7 +51,12 @@ class Connection:
         from gnexec.client import Client
 
         set_on_retry_hooks([_tell_of_retry])
-        return Client(self.server, self.token(), patience_s=patience_s)
+        token = self.token()
+        client = Client(self.server, token, patience_s=PATIENCE_S)
+        parts = urlsplit(client.url)
+        if token is not None and parts.scheme == "http" and parts.hostname not in _LOCAL:
+            say("The connection is not encrypted: whoever listens learns the access token.", style="yellow")
+        return client
 
     def token(self) -> str | None:
         """Return the access token, or None where there is none.

@@ -57,7 +57,7 @@ def transfers() -> Iterator[Callable[[str, int], Moved | None]]:
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(20), DownloadColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(20), DownloadColumn(binary_units=True))
     with Progress(*columns, console=err(), transient=True) as bar:
 
         def begin(name: str, size: int) -> Moved:

@@ -53,10 +53,9 @@ def wait(
     from gnexec.cli.words import standing
 
     status = OK
-    connection = server or Connection()
-    with connection.client() as client:
+    with (server or Connection()).client() as client:
         client.hey()  # a wrong address is found out soon
-    with connection.client(LONG_PATIENCE_S) as client:
+        client.patience_s = LONG_PATIENCE_S
         for job in jobs:
             try:
                 view = follow(client, job, timeout_s=timeout)

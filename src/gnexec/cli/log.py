@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from cyclopts import App, Parameter
-from cyclopts.validators import Number
+from cyclopts import App, Parameter, validators
 
 from gnexec.cli.folders import Folder
 from gnexec.cli.output import Json, complain, err, facts, json_line, line, say, table
@@ -132,7 +131,7 @@ def show(
     folder: Folder | None = None,
     seq: int | None = None,
     job: int | None = None,
-    limit: Annotated[int | None, Parameter(show_default=False, validator=Number(gte=1))] = None,
+    limit: Annotated[int | None, Parameter(show_default=False, validator=validators.Number(gte=1))] = None,
     token_file: TokenFile = None,
     json: Json = False,
 ) -> int:

@@ -104,4 +104,4 @@ def _download(client: Client, view: ResultView, folder: Path) -> None:
                 msg = f"{place.parent} cannot be made: {error.strerror or error}."
                 raise BadConfiguration(msg) from error
             client.download(view.id, name, place, result=view, moved=begin(name, view.outputs[name].size))
-    say(f"{len(places)} files are in {folder}.")
+    say(f"{'1 file is' if len(places) == 1 else f'{len(places)} files are'} in {folder}.")

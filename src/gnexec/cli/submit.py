@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from gnexec.cli.connection import LONG_PATIENCE_S, PATIENCE_S, Connection
+from gnexec.cli.connection import LONG_PATIENCE_S, Connection
 from gnexec.cli.output import Json, json_line, line, raw, say
-from gnexec.cli.values import Duration, Flag, Size
-from gnexec.errors import Refused
+from gnexec.cli.values import Duration, Flag, Misused, Size
 
 if TYPE_CHECKING:
     from gnexec.client import Client
@@ -102,10 +101,9 @@ def run(*command: Command, job: Job | None = None, server: Connection | None = N
     from gnexec.cli.follow import follow
     from gnexec.cli.words import standing
 
-    connection = server or Connection()
-    with connection.client(PATIENCE_S) as client:
+    with (server or Connection()).client() as client:
         view = hand_in(client, command, job or Job())
-    with connection.client(LONG_PATIENCE_S) as client:
+        client.patience_s = LONG_PATIENCE_S
         try:
             view = follow(client, view.id)
         except KeyboardInterrupt:
@@ -129,7 +127,8 @@ def hand_in(client: Client, command: Sequence[str], job: Job) -> JobView:
     """Upload a job's inputs, hand it in, and say what became of it.
 
     Raises:
-        Refused: by the server, or since an option makes no sense.
+        Misused: an option makes no sense.
+        Refused: the server refuses the job.
     """
     view = client.submit(form(client, command, job), key=job.key)
     if view.created:
@@ -145,19 +144,16 @@ def form(client: Client, command: Sequence[str], job: Job) -> JobBody:
     """Form the job to hand in, its inputs uploaded.
 
     Raises:
-        Refused: invalid; names the option.
+        Misused: an option makes no sense.
     """
     from gnexec.core.terms import DataClass, Needs, Redundancy
 
     if job.shell and len(command) != 1:
-        raise Refused("invalid", "With --shell the command is one line.", field="--shell", mend="Put it into quotes.")
+        msg = "--shell: the command is one line. Put it into quotes."
+        raise Misused(msg)
     if not job.shell and len(command) == 1 and " " in command[0]:
-        raise Refused(
-            "invalid",
-            f"{command[0]!r} is one word, and would be the name of a program.",
-            field="COMMAND",
-            mend="Leave the quotes out, or say --shell for a line that a shell runs.",
-        )
+        msg = f"{command[0]!r} is one word. Leave the quotes out, or say --shell for a line that a shell runs."
+        raise Misused(msg)
     return client.body(
         command[0] if job.shell else command,
         inputs=_uploaded(client, job.input),
@@ -198,12 +194,14 @@ def _named(text: str) -> tuple[Path, str]:
     if not sign:
         return Path(text), Path(text).name
     if not path or not name:
-        raise Refused("invalid", f"{text!r} is not PATH or PATH=NAME.", field="--input")
+        msg = f"--input: {text!r} is not PATH or PATH=NAME."
+        raise Misused(msg)
     return Path(path), name
 
 
 def _variable(text: str) -> tuple[str, str]:
     name, sign, value = text.partition("=")
     if not sign or not name:
-        raise Refused("invalid", f"{text!r} is not NAME=VALUE.", field="--env")
+        msg = f"--env: {text!r} is not NAME=VALUE."
+        raise Misused(msg)
     return name, value

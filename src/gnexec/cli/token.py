@@ -10,6 +10,7 @@ from cyclopts import App, Parameter, validators
 
 from gnexec.cli.folders import Folder
 from gnexec.cli.output import Json, json_line, line
+from gnexec.cli.values import Misused
 
 app = App(name="token", help="Issue access tokens.")
 
@@ -34,7 +35,6 @@ def issue(
         folder: see `Folder`.
         json: see `Json`.
     """
-    from gnexec.errors import Refused
     from gnexec.keys import access_token, load
     from gnexec.tokens import read_scope
 
@@ -44,7 +44,7 @@ def issue(
         scopes = read_scope(scope.replace(",", " "))
         token = access_token(keys, sub, scopes, project=project, now_s=now, for_s=good_s, draw=secrets.token_bytes(16))
     except ValueError as err:
-        raise Refused("invalid", str(err), mend="See gnexec token issue --help.") from err
+        raise Misused(str(err)) from err
     if json:
         json_line({"token": token, "sub": sub, "scope": scopes, "project": project, "exp": now + good_s})
     else:

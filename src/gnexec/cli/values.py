@@ -13,6 +13,13 @@ from typing import Annotated, Any, Final
 
 from cyclopts import Parameter, Token
 
+from gnexec.errors import GnexecError
+
+
+class Misused(GnexecError):
+    """A value of an option makes no sense; says which one, and how it is meant."""
+
+
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGTP]?)(i?)B?", re.IGNORECASE)
 _DURATION: Final = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m(?:in)?)?(?:([0-9]+)s?)?", re.IGNORECASE)
 _STEPS: Final = ("", "K", "M", "G", "T", "P")

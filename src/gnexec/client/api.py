@@ -86,6 +86,15 @@ class Client:
         """The server's address."""
         return self._transport.url
 
+    @property
+    def patience_s(self) -> float:
+        """How long a request is tried again for, seconds; may be changed at any time."""
+        return self._transport.patience_s
+
+    @patience_s.setter
+    def patience_s(self, seconds: float) -> None:
+        self._transport.patience_s = seconds
+
     def __enter__(self) -> Self:
         return self
 

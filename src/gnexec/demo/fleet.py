@@ -1,9 +1,10 @@
 """A server and two volunteers on this machine, as real processes that speak real HTTP, for as long as a demo runs.
 
 Rules:
-- Nothing outlives the block: each process gets SIGTERM and some time to leave, then it and all it has started is
-  killed. Should this process die without having its say, the kernel sends the SIGTERM.
-- A process that ends by itself is noticed (`Fleet.check`), not waited for.
+- A process that was killed is started again, over the same state: that is how a demo survives `kill -9`. One that gives
+  up by itself ends the demo, with its last words.
+- Nothing outlives the block: each process is asked to leave at once, and after some time it and all that it has started
+  is killed. Should this process die without having its say, the kernel asks them.
 """
 
 from __future__ import annotations
@@ -34,29 +35,45 @@ OWNERS: Final = ("ann", "bob")
 DAY_S: Final = 24 * 3600
 START_S: Final = 60
 LEAVE_S: Final = 5
+MOST_RESTARTS: Final = 100
 _ADDRESS = re.compile(r"http://\S+")
 _PR_SET_PDEATHSIG: Final = 1  # include/uapi/linux/prctl.h
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Process:
-    """One of the fleet's processes; `log` is where it writes what it has to say."""
+    """One of the fleet's processes.
+
+    Attributes:
+        name: for people.
+        arguments: of `gnexec`.
+        log: where it writes what it has to say.
+        running: the process as it runs now.
+        restarts: how often it was started again.
+    """
 
     name: str
-    running: subprocess.Popen[bytes]
+    arguments: list[str]
     log: Path
+    running: subprocess.Popen[bytes]
+    restarts: int = 0
 
-    def check(self) -> None:
-        """Make sure that it runs.
+    def tend(self) -> bool:
+        """Start the process again if it was killed; return whether it was.
 
         Raises:
-            BadConfiguration: it does not; has its last words.
+            BadConfiguration: it has ended by itself, or was killed too often; has its last words.
         """
         status = self.running.poll()
-        if status is not None:
+        if status is None:
+            return False
+        if status >= 0 or self.restarts == MOST_RESTARTS:
             said = self.log.read_text(errors="replace").strip()[-1000:]
             msg = f"{self.name} ended (exit status {status}). It said:\n{said}"
             raise BadConfiguration(msg)
+        self.restarts += 1
+        self.running = _start(self.arguments, self.log)
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +90,13 @@ class Fleet:
     vkey: str
     processes: tuple[Process, ...]
 
-    def check(self) -> None:
-        """Make sure that all of it runs.
+    def tend(self) -> list[str]:
+        """Start again what was killed; return the names of those.
 
         Raises:
-            BadConfiguration: a process has ended; has its last words.
+            BadConfiguration: a process has ended by itself; has its last words.
         """
-        for process in self.processes:
-            process.check()
+        return [process.name for process in self.processes if process.tend()]
 
 
 @contextmanager
@@ -98,12 +114,15 @@ def fleet(folder: Path, worker_flags: Sequence[str]) -> Iterator[Fleet]:
     processes: list[Process] = []
 
     def start(name: str, arguments: list[str]) -> Process:
-        processes.append(_start(name, arguments, folder / f"{name}.log"))
+        log = folder / f"{name}.log"
+        processes.append(Process(name, arguments, log, _start(arguments, log)))
         return processes[-1]
 
     try:
-        serve = ["serve", "--data", str(folder / "server"), "--port", "0", "--allow-raw", "--data-class", "public"]
-        url = _address(start("server", serve))
+        kept = ["--data", str(folder / "server"), "--allow-raw", "--data-class", "public"]
+        server = start("server", ["serve", "--port", "0", *kept])
+        url = _address(server)
+        server.arguments = ["serve", "--port", url.rpartition(":")[2], *kept]
         for owner in OWNERS:
             secret = folder / f"{owner}.token"
             secret.touch(mode=0o600)
@@ -114,9 +133,8 @@ def fleet(folder: Path, worker_flags: Sequence[str]) -> Iterator[Fleet]:
         submitter = _token(keys, "demo", Scope.SUBMIT, Scope.READ)
         yield Fleet(url, submitter, keys.log_verifier.vkey, tuple(processes))
     finally:
-        server, workers = processes[:1], processes[1:]
-        _end(workers)  # first, so that they can still give back what they run
-        _end(server)
+        _end(processes[1:])  # the workers first, so that they can still give back what they run
+        _end(processes[:1])
 
 
 def _slots() -> int:
@@ -133,26 +151,25 @@ def _address(server: Process) -> str:
     """Wait until the server says where it listens."""
     until = time.monotonic() + START_S
     while time.monotonic() < until:
-        found = _ADDRESS.search(server.log.read_text(errors="replace"))
-        if found is not None:
-            return found[0].rstrip("/")
-        server.check()
+        server.tend()
+        found = _ADDRESS.findall(server.log.read_text(errors="replace"))
+        if found:
+            return str(found[-1]).rstrip("/")
         time.sleep(0.05)
     msg = f"The server did not start within {START_S} s."
     raise BadConfiguration(msg)
 
 
-def _start(name: str, arguments: list[str], log: Path) -> Process:
-    with log.open("wb") as output:
-        running = subprocess.Popen(
+def _start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        return subprocess.Popen(
             [sys.executable, "-m", "gnexec", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_dies_with(os.getpid()),  # noqa: PLW1509 -- no thread has been started yet
+            preexec_fn=_dies_with(os.getpid()),  # noqa: PLW1509 -- it takes no lock that another thread may hold
         )
-    return Process(name, running, log)
 
 
 def _dies_with(parent: int) -> Callable[[], None]:

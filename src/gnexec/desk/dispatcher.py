@@ -171,13 +171,11 @@ class Dispatcher:
                 self._note_outage(now_ms)
                 self._serve(requests)
                 self._beat(now_ms)
-            except StoreAway as err:
-                log.warning("the store is away", error=str(err))
-                self._refuse(requests, err)
-                if self._ledger.stale and not self._recover():
-                    return
-            except Exception as err:
-                log.exception("the batch failed")  # Whatever it was, nobody may be left waiting for ever.
+            except Exception as err:  # Whatever it was, nobody may be left waiting for ever.
+                if isinstance(err, StoreAway):
+                    log.warning("the store is away", error=str(err))
+                else:
+                    log.exception("the batch failed")
                 self._refuse(requests, err)
                 if self._ledger.stale and not self._recover():
                     return

@@ -48,15 +48,19 @@ class Facts:
         """
         self._reader = reader
         self._world = world
+        self._noted: list[Told] = []
         self._pending: dict[bytes, list[Told]] = {}
 
     def note(self, told: Told) -> None:
-        """Count an event that is decided but not yet appended."""
-        for key in refs(told[2]):
-            self._pending.setdefault(key, []).append(told)
+        """Count an event that is decided but not yet appended; filed only when something is looked up."""
+        self._noted.append(told)
 
     def story(self, key: bytes) -> list[Told]:
         """Return everything filed under `key`, in order."""
+        for told in self._noted:
+            for ref in refs(told[2]):
+                self._pending.setdefault(ref, []).append(told)
+        self._noted.clear()
         return [read(seq, entry) for seq, entry in self._reader.story(key)] + self._pending.get(key, [])
 
     def job(self, job_id: int) -> Job | None:

@@ -53,7 +53,11 @@ class Feed:
 
     @contextlib.asynccontextmanager
     async def idling(self) -> AsyncIterator[asyncio.Event]:
-        """Give an event that is set when there may be work: the longest waiting is woken first."""
+        """Give an event that is set when there may be work: the longest waiting is woken first.
+
+        Whoever is woken clears the event, asks the desk, and passes on if there was nothing for it. Were it cleared
+        after asking, a wake-up that came in between would be lost.
+        """
         event = asyncio.Event()
         self._idle.append(event)
         try:
