@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 
 import pytest
 
@@ -167,8 +170,33 @@ def test_server_that_is_down_is_tried_later(
     monkeypatch.setattr(live, "PATIENCE_S", 0.01)
     status, out, said = run(capsys, "verify", "http://127.0.0.1:1")
     assert (status, out) == (75, "")
-    assert "Trying again" in said
     assert "cannot be reached" in said
+
+
+class _Busy(BaseHTTPRequestHandler):
+    """A server that is busy at first, and then turns out to be none of ours."""
+
+    answers: ClassVar[list[int]] = [404, 503]
+
+    def do_GET(self) -> None:
+        """Answer without a body."""
+        self.send_response(self.answers.pop())
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_server_that_is_busy_is_asked_again_and_the_user_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """A 503 is waited out; what comes then counts."""
+    with HTTPServer(("127.0.0.1", 0), _Busy) as busy:
+        Thread(target=busy.serve_forever, daemon=True).start()
+        status, out, said = run(capsys, "verify", f"http://127.0.0.1:{busy.server_port}")
+        busy.shutdown()
+    assert (status, out) == (1, "")
+    assert "(status 503). Trying again." in said
+    assert "answered 404" in said
 
 
 def test_show_is_a_table_of_eighty_columns(capsys: pytest.CaptureFixture[str], file: Path) -> None:

@@ -1,10 +1,13 @@
-"""Events in a few words, for people."""
+"""Entries and events in a few words, for people; and entries as plain values, for programs. Nothing is verified."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import assert_never
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, assert_never
 
+import msgspec
+
+from gnexec.audit.lines import Record, Seal
 from gnexec.core.events import (
     AnyEvent,
     AttemptsLapsed,
@@ -23,6 +26,57 @@ from gnexec.core.events import (
     Submitted,
     WorkerEnrolled,
 )
+from gnexec.core.steps import jobs_of
+from gnexec.wire import decode_event, decode_leaf
+
+
+class Summary(NamedTuple):
+    """An entry in one row; `about` is empty where the payload is withheld."""
+
+    seq: int
+    at_ms: int
+    event: str
+    about: str
+
+
+def entries(items: Iterable[Record | Seal]) -> Iterator[Record]:
+    """Yield the entries among a log's items."""
+    return (item for item in items if isinstance(item, Record))
+
+
+def summary(record: Record) -> Summary:
+    """Return an entry in one row.
+
+    Raises:
+        CorruptLog: it cannot be read.
+    """
+    at_ms = decode_leaf(record.leaf).at
+    if record.payload is None:
+        return Summary(record.seq, at_ms, "(withheld)", "")
+    event = decode_event(record.payload)
+    return Summary(record.seq, at_ms, name_of(event), about(event))
+
+
+def told(record: Record) -> dict[str, Any]:
+    """Return an entry as values for JSON.
+
+    Raises:
+        CorruptLog: it cannot be read.
+    """
+    at_ms = decode_leaf(record.leaf).at
+    if record.payload is None:
+        return {"seq": record.seq, "at": at_ms, "leaf": record.leaf.decode(), "withheld": True}
+    event = msgspec.to_builtins(decode_event(record.payload))
+    return {"seq": record.seq, "at": at_ms, "leaf": record.leaf.decode(), "event": event}
+
+
+def jobs(record: Record) -> set[int]:
+    """Return the jobs that an entry tells of; none where the payload is withheld.
+
+    Raises:
+        CorruptLog: it cannot be read.
+    """
+    return jobs_of(decode_event(record.payload)) if record.payload is not None else set()
 
 
 def name_of(event: AnyEvent) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -146,25 +147,28 @@ def show(
         token_file: File with an access token of the scope audit, for a server that is to show withheld payloads.
         json: see `Json`.
     """
+    from gnexec.audit.describe import entries, jobs, summary, told
+
     with _open(where, folder, token_file) as log:
         size = log.header.size
         if seq is not None:
-            chosen = [record for record in _records(log.items(max(seq, 0)), 1) if record.seq == seq]
+            chosen = [record for record in islice(entries(log.items(max(seq, 0))), 1) if record.seq == seq]
             if not chosen:
                 complain(f"The log has the entries 0 to {size - 1}; there is no entry {seq}.")
                 return FAILURE
         elif job is not None:
-            chosen = list(deque((r for r in _records(log.items()) if job in _jobs(r)), maxlen=limit))
+            chosen = list(deque((each for each in entries(log.items()) if job in jobs(each)), maxlen=limit))
         else:
             most = SHOWN if limit is None else limit
-            chosen = list(_records(log.items(max(0, size - most)), most))
+            chosen = list(islice(entries(log.items(max(0, size - most))), most))
     if json:
         for record in chosen:
-            json_line(_entry(record))
+            json_line(told(record))
     elif seq is not None:
         _show_entry(chosen[0])
     else:
-        table(("seq", "time", "event", "about"), [_row(record) for record in chosen], right=("seq",))
+        rows = [(str(each.seq), show_time(each.at_ms), each.event, each.about) for each in map(summary, chosen)]
+        table(("seq", "time", "event", "about"), rows, right=("seq",))
     return OK
 
 
@@ -235,8 +239,8 @@ def verify_receipt(file: Path, /, *, vkey: Key = None, json: Json = False) -> in
     for receipt, each in zip(receipts, shown, strict=True):
         words = f"{name_of(each.event)}, {about(each.event)}" if each.event is not None else "its payload is withheld"
         if json:
-            told = {"ok": True, "log": receipt.log, "seq": each.seq, "at": each.at_ms, "event": each.event}
-            json_line(told | {"size": each.checkpoint.size})
+            of = {"ok": True, "log": receipt.log, "size": each.checkpoint.size}
+            json_line(of | {"seq": each.seq, "at": each.at_ms, "event": each.event})
         else:
             line(f"The log {receipt.log} of {each.checkpoint.size} entries has entry {each.seq}: {words}.")
     return OK
@@ -388,47 +392,14 @@ def _show_verified(found: Verified, anchor: Anchor) -> None:
     line(f"Verified: {found.level}.")
 
 
-def _records(items: Iterator[Any], most: int | None = None) -> Iterator[Record]:
-    """Yield the entries among items, at most so many."""
-    from itertools import islice
-
-    from gnexec.audit.lines import Record
-
-    return islice((item for item in items if isinstance(item, Record)), most)
-
-
-def _jobs(record: Record) -> set[int]:
-    from gnexec.core.steps import jobs_of
-    from gnexec.wire import decode_event
-
-    return jobs_of(decode_event(record.payload)) if record.payload is not None else set()
-
-
-def _row(record: Record) -> tuple[str, str, str, str]:
-    from gnexec.audit.describe import about, name_of
-    from gnexec.wire import decode_event, decode_leaf
-
-    when = show_time(decode_leaf(record.leaf).at)
-    if record.payload is None:
-        return str(record.seq), when, "(withheld)", ""
-    event = decode_event(record.payload)
-    return str(record.seq), when, name_of(event), about(event)
-
-
-def _entry(record: Record) -> dict[str, Any]:
-    """Return an entry for JSON."""
-    import msgspec
-
-    from gnexec.wire import decode_leaf
-
-    shown = {"event": msgspec.Raw(record.payload)} if record.payload is not None else {"withheld": True}
-    return {"seq": record.seq, "at": decode_leaf(record.leaf).at, "leaf": record.leaf.decode(), **shown}
-
-
 def _show_entry(record: Record) -> None:
     import msgspec
 
-    seq, when, name, words = _row(record)
-    facts([("seq", seq), ("time", when), ("event", name), ("about", words), ("leaf", record.leaf.decode())])
+    from gnexec.audit.describe import summary
+
+    entry = summary(record)
+    when = show_time(entry.at_ms)
+    leaf = record.leaf.decode(errors="replace")
+    facts([("seq", str(entry.seq)), ("time", when), ("event", entry.event), ("about", entry.about), ("leaf", leaf)])
     if record.payload is not None:
         line(msgspec.json.format(record.payload, indent=2).decode())
