@@ -18,3 +18,5 @@ myst_heading_anchors = 3
 
 html_theme = "furo"
 html_title = f"gnexec {release}"
+html_static_path = ["_static"]
+html_css_files = ["gnexec.css"]

@@ -1,7 +1,9 @@
 """The door of volunteers: ask for work, run it where it can do no harm, send back signed results.
 
-From below: `limits`, `seccomp`, `cgroup`, `workdir`, `tree` (what the machine allows) · `sandbox`, `wrap`, `launch`,
-`execute`, `collect` (one command to its end, and what it left) · `spool`, `statedir`, `inputs`, `identity` (what is kept
-on disk) · `link`, `contact`, `report`, `pulse`, `answer`, `job`, `slots` (what is said to the server, and when) · `agent`
-(the loop).
+From below:
+- what the machine allows: `limits`, `seccomp`, `cgroup`, `workdir`, `tree`, `capabilities`;
+- one command to its end, and what it left: `sandbox`, `wrap`, `launch`, `logfile`, `execute`, `collect`;
+- what is kept on disk: `spool`, `statedir`, `inputs`, `identity`;
+- what is said to the server, and when: `link`, `contact`, `report`, `pulse`, `answer`, `job`, `slots`;
+- the loop: `agent`.
 """
