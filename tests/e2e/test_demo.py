@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -289,6 +290,7 @@ def test_demo_that_is_stopped_leaves_no_process_behind(tmp_path: Path, signals: 
     assert process.wait(60) == status, said()
     until(lambda: not _left(tree, folder), "the end of all processes", lambda: "\n".join(_left(tree, folder)))
     assert Path(folder).exists() == (signals == [signal.SIGKILL])
+    shutil.rmtree(folder, ignore_errors=True)
     assert "Traceback" not in said()
 
 

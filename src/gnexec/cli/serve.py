@@ -52,6 +52,7 @@ def serve(settings: ServerSettings) -> None:
         timeout_graceful_shutdown=SHUTDOWN_S,
         timeout_keep_alive=KEEP_ALIVE_S,
         http=PatientProtocol,
+        ws="none",
     )
     server = _Server(config, settings, keys, offices)
     try:

@@ -50,7 +50,7 @@ async def attempts(office: Office, caller: Caller, job_id: int) -> AttemptsView:
     def look(view: View) -> AttemptsView:
         job = own_job(view, caller, job_id)
         rows = [_attempt(office, job, attempt) for attempt in job.attempts]
-        return AttemptsView(id=job_id, attempts=rows, links=job_links(job_id))
+        return AttemptsView(id=job_id, attempts=rows, links=job_links(job_id, "attempts"))
 
     return await office.desk.ask(look)
 
@@ -84,7 +84,7 @@ async def result(office: Office, caller: Caller, job_id: int) -> ResultView:
         wall_ms=told.wall_ms if told is not None else 0,
         cpu_ms=told.cpu_ms if told is not None else 0,
         peak_rss_bytes=told.peak_rss_bytes if told is not None else 0,
-        links=job_links(job_id),
+        links=job_links(job_id, "result"),
     )
 
 
@@ -146,7 +146,9 @@ async def receipts(office: Office, caller: Caller, job_id: int) -> ReceiptsView:
         return [view.open(seq) for seq in sorted(seqs)]
 
     opened = await office.desk.ask(look)
-    return ReceiptsView(id=job_id, receipts=[receipt_view(office, o) for o in opened], links=job_links(job_id))
+    return ReceiptsView(
+        id=job_id, receipts=[receipt_view(office, o) for o in opened], links=job_links(job_id, "receipt")
+    )
 
 
 def receipt_view(office: Office, opened: Opened) -> ReceiptView:

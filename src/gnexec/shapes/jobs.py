@@ -12,13 +12,21 @@ from gnexec.core.terms import DataClass, Needs, Redundancy
 from gnexec.shapes.forms import MAX_SUBMIT, ReplyBody, RequestBody
 
 
-def job_links(job: int) -> dict[str, Any]:
-    """Return the links of a job's resource (HAL)."""
+def job_links(job: int, part: str = "") -> dict[str, Any]:
+    """Return the links of a job's resource, or of a part of it (HAL).
+
+    Args:
+        job: the job's id.
+        part: "" for the job itself, else the name of one of its resources, such as "result".
+    """
     own = f"/v1/jobs/{job}"
     names = ("result", "stdout", "stderr", "attempts", "receipt", "explain", "events")
-    return {"self": {"href": own}, "cancel": {"href": f"{own}:cancel"}} | {
-        name: {"href": f"{own}/{name}"} for name in names
-    }
+    links = {name: {"href": f"{own}/{name}"} for name in names}
+    return {
+        "self": {"href": f"{own}/{part}".rstrip("/")},
+        "job": {"href": own},
+        "cancel": {"href": f"{own}:cancel"},
+    } | links
 
 
 class JobBody(Spec, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

@@ -29,6 +29,7 @@ from gnexec.web.waiting import Patience
 RETRY_S = 5
 _NO_STORE = {"Cache-Control": "no-store"}
 _STATEMENTS = 256 << 10
+_ENROLMENT = 64 << 10
 
 
 async def next_jobs(request: Request, office: Office) -> Response:
@@ -86,9 +87,9 @@ async def put_results(request: Request, office: Office) -> Response:
 async def enrol(request: Request, office: Office) -> Response:
     """Enrol a worker: it proves to hold its key, and tells what it offers."""
     claims, text = reading.access(request, office, Scope.ENROL)
-    body = await bodies.read_json(request, EnrolBody, office.settings.max_body_bytes)
+    body = await bodies.read_json(request, EnrolBody, _ENROLMENT)
     reply_body = await volunteering.enrol(office, claims, text, body, office.now_s())
-    return reply(reply_body, 201, _NO_STORE | {"Location": f"/v1/workers/{reply_body.worker}"})
+    return reply(reply_body, 201, _NO_STORE)
 
 
 async def why(request: Request, office: Office) -> Response:
