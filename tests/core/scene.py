@@ -265,10 +265,10 @@ class Scene:
                 known[found.digest.hex()] = found
         return known
 
-    def _repeated(self, key: str | None) -> tuple[str, tuple[int, ...]] | None:
+    def _repeated(self, key: str | None) -> tuple[str, Accepted] | None:
         for _, event in self.told:
             if key is not None and isinstance(event, Submitted) and event.key == key:
-                return event.body, tuple(event.ids())
+                return event.body, Accepted.of(event)
         return None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from gnexec.core.events import Effort, HandedOut, Offer, PolicySet, Reported
+from gnexec.core.events import Effort, HandedOut, Offer, PolicySet, Reported, Submitted
 from gnexec.core.job import Job
 from gnexec.core.policy.matching import Obstacle
 from gnexec.core.terms import Terms
@@ -93,7 +93,7 @@ class Submit:
         key: SHA-256 over owner and idempotency key, or None.
         body: SHA-256 of the request.
         known: newest job of each digest that exists in the project, open or closed.
-        repeated: (body, ids) of the submission that used the key before, or None.
+        repeated: body and answer of the submission that used the key before, or None.
     """
 
     owner: str
@@ -102,7 +102,7 @@ class Submit:
     body: str
     key: str | None = None
     known: dict[str, Job] = field(default_factory=dict)
-    repeated: tuple[str, tuple[int, ...]] | None = None
+    repeated: tuple[str, Accepted] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +206,11 @@ class Accepted:
 
     ids: tuple[int, ...]
     created: frozenset[int]
+
+    @classmethod
+    def of(cls, event: Submitted) -> Accepted:
+        """Return the answer to the submission that made `event`."""
+        return cls(tuple(event.ids()), frozenset(range(event.first, event.first + len(event.jobs))))
 
 
 @dataclass(frozen=True, slots=True)

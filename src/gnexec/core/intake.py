@@ -19,7 +19,7 @@ def submit(world: World, command: Submit) -> tuple[list[AnyEvent], Answer]:
         Refused: key_reused.
     """
     if command.repeated is not None:
-        body, ids = command.repeated
+        body, answer = command.repeated
         if body != command.body:
             raise Refused(
                 "key_reused",
@@ -27,7 +27,7 @@ def submit(world: World, command: Submit) -> tuple[list[AnyEvent], Answer]:
                 field="Idempotency-Key",
                 mend="Use a new key for a new request.",
             )
-        return [], Accepted(ids, frozenset())
+        return [], answer
     terms: dict[Terms, int] = {}
     fresh: list[NewJob] = []
     joined: list[JoinedJob] = []
@@ -53,7 +53,7 @@ def submit(world: World, command: Submit) -> tuple[list[AnyEvent], Answer]:
         jobs=fresh,
         joined=joined,
     )
-    return [event], Accepted(tuple(event.ids()), frozenset(range(event.first, event.first + len(fresh))))
+    return [event], Accepted.of(event)
 
 
 def cancel(world: World, command: Cancel, at_ms: int) -> tuple[list[AnyEvent], Answer]:

@@ -322,10 +322,14 @@ class World:
         record = self._record(attempt.worker)
         record.open -= 1
         record.count(attempt.state)
-        if attempt.state is AttemptState.SUCCEEDED:
-            program = job.terms.program
-            self.statistics[program] = self.statistics.get(program, Statistics()).add(attempt.wall_ms)
         hand_out = self.hand_outs[attempt.jti]
+        if attempt.state is AttemptState.SUCCEEDED:
+            # What a submitter waits for is the whole turn, not the execution alone; of several in one hand-out, only the
+            # execution can be told apart.
+            alone = len(hand_out.event.jobs) == 1
+            took_ms = attempt.ended_ms - attempt.started_ms if alone else attempt.wall_ms
+            program = job.terms.program
+            self.statistics[program] = self.statistics.get(program, Statistics()).add(took_ms)
         still = hand_out.open - {(job.id, number)}
         if still:
             self._keep(msgspec.structs.replace(hand_out, open=still))

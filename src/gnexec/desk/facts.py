@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from gnexec.core.commands import Cancel, Command, Past, Progress, Report, Submit
+from gnexec.core.commands import Accepted, Cancel, Command, Past, Progress, Report, Submit
 from gnexec.core.events import AnyEvent, RefusalNoted, Submitted
 from gnexec.core.job import Job, fold
 from gnexec.core.refs import digest_key, idempotency_key, job_key, refs
@@ -107,10 +107,10 @@ class Facts:
                 known[digest] = job
         return known
 
-    def _repeated(self, command: Submit) -> tuple[str, tuple[int, ...]] | None:
+    def _repeated(self, command: Submit) -> tuple[str, Accepted] | None:
         if command.key is None:
             return None
         for _, _, event in self.story(idempotency_key(command.key)):
             if isinstance(event, Submitted):
-                return event.body, tuple(event.ids())
+                return event.body, Accepted.of(event)
         return None

@@ -1,7 +1,7 @@
 """How long work takes: what was seen, and what it promises.
 
-Statistics are kept for each program over the wall times of its successful attempts. The prediction is a mean with a
-range of two standard deviations of the mean's terms; without any observation, the submitter's own estimate; without
+Statistics are kept for each program over the times that its successful attempts took. The prediction is a mean with a
+range of two standard deviations; without any observation, the submitter's own estimate; without
 that, nothing: an unknown time is said to be unknown.
 """
 
@@ -14,7 +14,7 @@ import msgspec
 
 
 class Statistics(msgspec.Struct, frozen=True, gc=False):
-    """Count, mean and sum of squared deviations of wall times in milliseconds.
+    """Count, mean and sum of squared deviations of times in milliseconds.
 
     Source: Welford, "Note on a method for calculating corrected sums of squares and products", 1962.
     """
@@ -23,12 +23,12 @@ class Statistics(msgspec.Struct, frozen=True, gc=False):
     mean_ms: float = 0.0
     m2: float = 0.0
 
-    def add(self, wall_ms: int) -> Statistics:
+    def add(self, took_ms: int) -> Statistics:
         """Return the statistics with one more observation."""
         n = self.n + 1
-        delta = wall_ms - self.mean_ms
+        delta = took_ms - self.mean_ms
         mean = self.mean_ms + delta / n
-        return Statistics(n, mean, self.m2 + delta * (wall_ms - mean))
+        return Statistics(n, mean, self.m2 + delta * (took_ms - mean))
 
     @property
     def deviation_ms(self) -> float:
