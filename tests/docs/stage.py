@@ -51,9 +51,12 @@ def stage(wanted: frozenset[str], folder: Path) -> Iterator[Shell]:
 
 def require_for(wanted: frozenset[str], typed: str) -> None:
     """Skip, or fail, where the machine lacks what a page needs or what is typed on it."""
-    for program in ("curl", "make"):
-        if re.search(rf"^{program} ", typed, re.MULTILINE):
-            require(*{"curl": ("curl", "curl"), "make": ("make", "make")}[program])
+    if re.search(r"^curl ", typed, re.MULTILINE):
+        require("curl", "curl")
+    if re.search(r"^make ", typed, re.MULTILINE):
+        require("make", "make")
+    if re.search(r"^sqlite3 ", typed, re.MULTILINE):
+        require("sqlite3", "sqlite3")
     if wanted & {"workers", "history"} or re.search(r"^gnexec worker ", typed, re.MULTILINE):
         require("bwrap", "bubblewrap")
         found = detect(Sandbox(Kind.BUBBLEWRAP, (), unprivileged(None)))
