@@ -116,4 +116,5 @@ class ServerSettings:
             grace_s=self.grace_s,
             max_open=self.max_open,
             distinct_owners=not self.open_trust_all,
+            open=self.open_mode,
         )

@@ -89,7 +89,7 @@ def test_honest_log_of_an_eventful_day_is_fully_verified() -> None:
 
 def test_honest_log_in_open_mode_is_fully_verified() -> None:
     """Where all volunteers are trusted, each hand-out counts as an owner of its own, and nothing is signed."""
-    desk = Dispatcher(policy=msgspec.structs.replace(POLICY, distinct_owners=False))
+    desk = Dispatcher(policy=msgspec.structs.replace(POLICY, distinct_owners=False, open=True))
     desk.submit(2)
     for _ in range(4):
         desk.report_open(desk.take("anonymous"))

@@ -98,7 +98,7 @@ def spine() -> Scene:
 
 def trusting() -> Scene:
     """Return a log of open mode whose operator trusts all volunteers."""
-    scene = Scene(replace_policy(distinct_owners=False))
+    scene = Scene(replace_policy(distinct_owners=False, open=True))
     scene.submit(request("pair", PAIR), request("single"), owner=ANONYMOUS)
     for turn in range(3):
         scene.later(1)

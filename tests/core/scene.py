@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
+import msgspec
 import pytest
 
 from gnexec.core.commands import (
@@ -57,6 +58,7 @@ START_MS: Final = 1_800_000_000_000
 ORIGIN: Final = "gnexec.test/log"
 VKEY: Final = "gnexec.test/log+00000000+AA"
 POLICY: Final = PolicySet(lease_s=100, grace_s=10, max_open=8, distinct_owners=True)
+OPEN: Final = msgspec.structs.replace(POLICY, open=True)
 OFFER: Final = Offer(cores=4, memory_bytes=4 << 30, disk_bytes=4 << 30)
 GOOD: Final = Outcome(exit=0)
 CRASH: Final = Outcome(exit=3)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from gnexec.core.commands import EndOutage, NextJobs, NoWork, Progress, Work
-from gnexec.core.events import AttemptState, Effort, JobState, Offer, PolicySet
+from gnexec.core.events import AttemptState, Effort, JobState, Offer
 from gnexec.core.terms import Needs
 from gnexec.ids import ANONYMOUS
 from tests.core.scene import (
     CRASH,
     GOOD,
+    OPEN,
     PAIR,
     POLICY,
     PREEMPTED,
@@ -202,21 +204,30 @@ def test_next_predicts_from_what_was_seen_and_else_from_the_guess(scene: Scene) 
     assert first.est_s == 5
     second = scene.take(vera)
     assert second.est_s is None
+    scene.later(60)
     scene.report(first)  # 1.5 s each
     scene.jobs(1)
     assert scene.take(vera).est_s == 2
 
 
-def test_anonymous_worker_takes_work_without_enrolment_or_quota(scene: Scene) -> None:
+def test_anonymous_worker_takes_work_without_enrolment_or_quota() -> None:
     """In open mode any client is the one anonymous worker, which has no offer and no limit."""
+    scene = Scene(OPEN)
     scene.jobs(10, terms(needs=Needs(cores=64, wall_s=WALL_S)))
     work = scene.when(NextJobs(ANONYMOUS, ANONYMOUS, 64, None, draw(1)))
     assert len(expect(Work, work).jobs) == 10
     assert scene.world.workers[ANONYMOUS].owner == ANONYMOUS
 
 
-def test_anonymous_worker_has_one_say_on_a_quorum_job(scene: Scene) -> None:
+def test_anonymous_worker_is_given_nothing_where_workers_are_enrolled(scene: Scene) -> None:
+    """Nobody can work for no one outside open mode: the log itself would show it."""
+    scene.jobs(1)
+    assert scene.refused(NextJobs(ANONYMOUS, ANONYMOUS, 1, None, draw(1))) == "unknown_key"
+
+
+def test_anonymous_worker_has_one_say_on_a_quorum_job() -> None:
     """All clients of open mode are one owner; two of them cannot make a quorum."""
+    scene = Scene(OPEN)
     scene.jobs(1, PAIR)
     scene.when(NextJobs(ANONYMOUS, ANONYMOUS, 1, None, draw(1)))
     answer = expect(NoWork, scene.when(NextJobs(ANONYMOUS, ANONYMOUS, 1, None, draw(2))))
@@ -225,7 +236,7 @@ def test_anonymous_worker_has_one_say_on_a_quorum_job(scene: Scene) -> None:
 
 def test_trusted_open_mode_counts_each_hand_out_as_an_owner() -> None:
     """Where the operator trusts all volunteers, two hand-outs may agree."""
-    scene = Scene(PolicySet(lease_s=100, grace_s=10, max_open=8, distinct_owners=False))
+    scene = Scene(msgspec.structs.replace(OPEN, distinct_owners=False))
     scene.jobs(1, PAIR)
     for turn in (1, 2):
         work = expect(Work, scene.when(NextJobs(ANONYMOUS, ANONYMOUS, 1, None, draw(turn))))
@@ -533,4 +544,4 @@ def test_statistics_are_of_successes_by_program(scene: Scene) -> None:
     scene.report(scene.take(vera), outcome=CRASH)
     assert scene.world.statistics == {}
     scene.report(scene.take(vera))
-    assert scene.world.statistics[digest("program")].n == 1
+    assert scene.world.statistics[f"p/{digest('program')}"].n == 1

@@ -10,7 +10,7 @@ from gnexec.core.commands import NextJobs, Report, Verdict, Verdicts, Work
 from gnexec.core.events import AttemptState, Equivocated, HandedOut, JobState, Outcome, RefusalNoted, Reported
 from gnexec.errors import Refused
 from gnexec.ids import ANONYMOUS
-from tests.core.scene import CRASH, PAIR, PREEMPTED, START_MS, Scene, digest, draw, expect, kinds, request, terms
+from tests.core.scene import CRASH, OPEN, PAIR, PREEMPTED, START_MS, Scene, digest, draw, expect, kinds, request, terms
 
 PENDING, VALID, INVALID = Verdict.PENDING, Verdict.VALID, Verdict.INVALID
 INCONCLUSIVE, TOO_LATE, UNNEEDED = Verdict.INCONCLUSIVE, Verdict.TOO_LATE, Verdict.UNNEEDED
@@ -424,8 +424,16 @@ def test_stale_attempt_number_reaches_nothing(scene: Scene) -> None:
 # Open mode.
 
 
-def test_anonymous_answer_is_judged_without_a_statement(scene: Scene) -> None:
+def test_unsigned_answer_is_refused_where_workers_are_enrolled(scene: Scene) -> None:
+    """Only open mode takes a result that nobody signed."""
+    scene.jobs(1)
+    command = replace(scene.report_of(scene.take(scene.enrol("vera"))), statement=None)
+    assert scene.refused(command) == "invalid"
+
+
+def test_anonymous_answer_is_judged_without_a_statement() -> None:
     """In open mode the job token alone carries the right to answer."""
+    scene = Scene(OPEN)
     scene.jobs(1)
     work = expect(Work, scene.when(NextJobs(ANONYMOUS, ANONYMOUS, 1, None, draw(1))))
     command = replace(scene.report_of(work.hand_out), statement=None)

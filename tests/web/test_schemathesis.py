@@ -78,7 +78,7 @@ def test_made_up_request_gets_a_described_reply(caller: Caller, path: str, metho
     """Never a 5xx; always a media type and a form that the document promises."""
 
     @settings(
-        max_examples=15,
+        max_examples=10,
         derandomize=True,
         deadline=None,
         database=None,

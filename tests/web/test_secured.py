@@ -33,7 +33,7 @@ async def test_job_with_quorum_of_two_owners_agreeing_is_decided_by_both(secured
     assert (await ann.finish(first)).json()["verdict"] == "pending"
     assert (await ann.ask()).status_code == 204
     why = await secured.http.get("/v1/workers/me/why", headers=ann.headers)
-    assert [reason["code"] for reason in why.json()["reasons"]] == ["owner_has_it"]
+    assert [reason["code"] for reason in why.json()["reasons"]] == ["no_work"]  # and not that the job is checked
     assert (await bob.finish(await bob.take())).json()["verdict"] == "valid"
     me = secured.person()
     shown = (await secured.http.get(f"/v1/jobs/{job}", headers=me)).json()

@@ -29,6 +29,8 @@ def check_form(event: AnyEvent) -> None:
         case PolicySet():
             if min(event.lease_s, event.max_open) < 1 or event.grace_s < 0:
                 _bad("no policy has these numbers")
+            if not event.distinct_owners and not event.open:
+                _bad("only in open mode may results of one owner agree with each other")
         case Submitted():
             _check_submitted(event)
         case ResultsReported():

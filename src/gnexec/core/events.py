@@ -107,12 +107,14 @@ class PolicySet(Event, frozen=True, tag="policy-set/1"):
         max_open: attempts that one worker may hold at a time.
         distinct_owners: whether results must come from different owners to agree, and an owner gets a job once.
             False only in open mode with the operator's word that all volunteers are trusted.
+        open: whether anyone may work unenrolled, and results need no signature.
     """
 
     lease_s: int
     grace_s: int
     max_open: int
     distinct_owners: bool
+    open: bool = False
 
 
 class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -21,9 +21,9 @@ from gnexec.core.judge import settle
 from gnexec.core.policy.matching import choose, explain
 from gnexec.core.policy.prediction import attempt_ms
 from gnexec.core.steps import steps
-from gnexec.core.world import HandOut, WorkerRecord, World
+from gnexec.core.world import HandOut, WorkerRecord, World, series
 from gnexec.errors import Refused
-from gnexec.ids import attempt_id
+from gnexec.ids import ANONYMOUS, attempt_id
 
 LONGEST_S: Final = 365 * 24 * 3600
 """A hand-out's deadline is never further away than this, however many long jobs it holds."""
@@ -74,7 +74,7 @@ def asking(world: World, worker: str, owner: str) -> WorkerRecord:
         Refused: unknown_key for a worker that is not enrolled, or not for that owner.
     """
     record = world.worker(worker)
-    if record is None or record.owner != owner:
+    if record is None or record.owner != owner or (worker == ANONYMOUS and not world.policy.open):
         raise Refused("unknown_key", "This worker is not enrolled here for this owner.", mend="Enrol it again.")
     return record
 
@@ -132,7 +132,7 @@ def end_outage(world: World, command: EndOutage, at_ms: int) -> tuple[list[AnyEv
 
 
 def _predicted_s(world: World, jobs: list[Job]) -> int | None:
-    each = [attempt_ms(world.statistics.get(job.terms.program), job.terms.estimate_ms) for job in jobs]
+    each = [attempt_ms(world.statistics.get(series(job)), job.terms.estimate_ms) for job in jobs]
     known = [ms for ms in each if ms is not None]
     return -(-sum(known) // 1000) if len(known) == len(each) else None
 

@@ -14,8 +14,8 @@ from typing import Final, NoReturn, assert_never
 import msgspec
 
 from gnexec.core.events import AnyEvent, AttemptState, JobState, Outcome
-from gnexec.core.steps import Compare, Create, Decide, Join, Lapse, Report, Start, Step, Withdraw, steps
-from gnexec.core.terms import Terms
+from gnexec.core.steps import Compare, Create, Decide, Join, Lapse, Report, Start, Step, Withdraw, steps_of
+from gnexec.core.terms import DataClass, Terms
 from gnexec.errors import IllegalTransition
 
 BLAMELESS: Final = frozenset({"preempted", "stopped"})
@@ -207,9 +207,8 @@ def fold(job_id: int, events: Iterable[tuple[int, int, AnyEvent]]) -> Job | None
     """Fold one job from (seq, at_ms, event) triples, in order; events about other jobs do no harm."""
     job: Job | None = None
     for seq, at_ms, event in events:
-        for about, step in steps(event, seq, at_ms):
-            if about == job_id:
-                job = evolve(job, step)
+        for step in steps_of(job_id, event, seq, at_ms):
+            job = evolve(job, step)
     return job
 
 
@@ -225,13 +224,14 @@ def outcome_state(job: Job, outcome: Outcome) -> AttemptState:
 
 
 def stricter(a: Terms, b: Terms) -> Terms:
-    """Return `a` with the larger of each redundancy number and the higher priority of the two."""
+    """Return `a` with the larger of each redundancy number, the higher priority, and the closer class of the two."""
     if a is b or a == b:
         return a
     both = a.redundancy, b.redundancy
     return msgspec.structs.replace(
         a,
         priority=max(a.priority, b.priority),
+        data_class=DataClass.PROJECT if DataClass.PROJECT in (a.data_class, b.data_class) else DataClass.PUBLIC,
         redundancy=msgspec.structs.replace(
             a.redundancy,
             replicas=max(r.replicas for r in both),

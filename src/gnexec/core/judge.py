@@ -34,6 +34,8 @@ def report(world: World, command: Report, at_ms: int) -> tuple[list[AnyEvent], A
     """
     if len({result.job for result in command.results}) != len(command.results):
         raise Refused("invalid", "A job is named twice in one report.", field="results")
+    if command.statement is None and not world.policy.open:
+        raise Refused("invalid", "A result needs the worker's signed statement here.", field="statement")
     judged: dict[int, Judged] = {}
     taken: list[Reported] = []
     noted: list[AnyEvent] = []

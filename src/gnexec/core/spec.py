@@ -24,6 +24,10 @@ STDOUT: Final = "stdout"
 """Reserved name among the outputs: the captured standard output."""
 MAX_WORDS_BYTES: Final = 64 * 1024
 MAX_FILES: Final = 1000
+MAX_PATH_BYTES: Final = 1024
+MAX_NAME_BYTES: Final = 255
+"""NAME_MAX of Linux."""
+MAX_DEPTH: Final = 32
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _CLASS: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -104,6 +108,7 @@ def check_spec(spec: Spec) -> Spec:
         if not _ENV_NAME.fullmatch(name):
             raise Refused("invalid", f"{name[:80]!r} is not a name for a variable.", field="env")
         _check_text(f"env.{name}", (value,))
+    _check_text("env", [*spec.env, *spec.env.values()])
     if not _CLASS.fullmatch(spec.numeric_class):
         raise Refused("invalid", "A class is a short lower-case word.", field="numeric_class")
     if spec.seed is not None and not 0 <= spec.seed <= MAX_SAFE_INT:
@@ -143,8 +148,13 @@ def definition_digest(spec: Spec) -> str:
 
 
 def series_digest(spec: Spec) -> str:
-    """Name the series of jobs that this one belongs to, for statistics: same definition, same first two words."""
+    """Name the series of jobs that this one belongs to, for statistics: same definition, program and script.
+
+    A second word counts where it is an input: then it is what an interpreter is to run, else an argument among others.
+    """
     words = list(spec.argv[:2]) if spec.argv is not None else (spec.cmd or "").split()[:2]
+    if len(words) > 1 and words[1] not in spec.inputs:
+        words = words[:1]
     return _hash({"program": definition_digest(spec), "words": words})
 
 
@@ -213,9 +223,11 @@ def check_path(path: str, field: str) -> str:
     parts = path.split("/")
     if (
         not path
-        or len(path.encode(errors="surrogatepass")) > 1024
-        or any(part in ("", ".", "..") or len(part.encode(errors="surrogatepass")) > 255 for part in parts)
-        or any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) < 0xE000 for char in path)
+        or not path.isprintable()  # neither control characters nor lone surrogates
+        or len(path.encode(errors="surrogatepass")) > MAX_PATH_BYTES
+        or len(parts) > MAX_DEPTH
+        or any(part in ("", ".", "..") or len(part.encode(errors="surrogatepass")) > MAX_NAME_BYTES for part in parts)
+        or (parts[0] == STDOUT and len(parts) > 1)
     ):
         raise Refused(
             "invalid",

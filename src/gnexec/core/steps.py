@@ -17,6 +17,7 @@ from gnexec.core.events import (
     Equivocated,
     HandedOut,
     JobDecided,
+    JoinedJob,
     LeaseExtended,
     OwnerWithdrew,
     RefusalNoted,
@@ -151,6 +152,16 @@ def steps(event: AnyEvent, seq: int, at_ms: int) -> Iterator[tuple[int, Step]]:
             return
 
 
+def steps_of(job: int, event: AnyEvent, seq: int, at_ms: int) -> Iterator[Step]:
+    """Yield what an event means for one job, without taking a large submission apart for it."""
+    if isinstance(event, Submitted):
+        if 0 <= job - event.first < len(event.jobs):
+            yield _created(event, job, seq, at_ms)
+        yield from (_joined(event, joined) for joined in event.joined if joined.job == job)
+    else:
+        yield from (step for about, step in steps(event, seq, at_ms) if about == job)
+
+
 def jobs_of(event: AnyEvent) -> set[int]:
     """Return the ids of the jobs that an event tells of."""
     about = {job for job, _ in steps(event, 0, 0)}
@@ -160,8 +171,16 @@ def jobs_of(event: AnyEvent) -> set[int]:
 
 
 def _submitted(event: Submitted, seq: int, at_ms: int) -> Iterator[tuple[int, Step]]:
-    for job, row in enumerate(event.jobs, event.first):
-        terms = event.terms[row.terms]
-        yield job, Create(job, row.digest, row.spec, terms, event.project, event.owner, at_ms, seq)
+    for job in range(event.first, event.first + len(event.jobs)):
+        yield job, _created(event, job, seq, at_ms)
     for joined in event.joined:
-        yield joined.job, Join(event.owner, event.terms[joined.terms])
+        yield joined.job, _joined(event, joined)
+
+
+def _created(event: Submitted, job: int, seq: int, at_ms: int) -> Create:
+    row = event.jobs[job - event.first]
+    return Create(job, row.digest, row.spec, event.terms[row.terms], event.project, event.owner, at_ms, seq)
+
+
+def _joined(event: Submitted, joined: JoinedJob) -> Join:
+    return Join(event.owner, event.terms[joined.terms])

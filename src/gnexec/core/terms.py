@@ -121,7 +121,8 @@ def resolve_redundancy(asked: Redundancy) -> Redundancy:
 
 def at_least_as_strict(have: Terms, asked: Terms) -> bool:
     """Tell whether a job under the terms `have` answers someone who asks for `asked`."""
-    return have.redundancy.quorum >= asked.redundancy.quorum and have.validator == asked.validator
+    private_enough = have.data_class is DataClass.PROJECT or asked.data_class is DataClass.PUBLIC
+    return private_enough and have.redundancy.quorum >= asked.redundancy.quorum and have.validator == asked.validator
 
 
 def _in_range(field: str, value: int, low: int, high: int) -> None:

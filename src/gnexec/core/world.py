@@ -41,7 +41,7 @@ from gnexec.core.policy.prediction import Statistics
 from gnexec.core.policy.redundancy import excluded_owners, replicas_needed
 from gnexec.core.ready import LineKey, Ready
 from gnexec.core.steps import Compare, Create, Join, Lapse, Report, Step, steps
-from gnexec.core.terms import Terms
+from gnexec.core.terms import DataClass, Terms
 from gnexec.errors import IllegalTransition
 from gnexec.ids import ANONYMOUS
 
@@ -94,6 +94,11 @@ class WorkerRecord:
         self.tally[what] = self.tally.get(what, 0) + 1
 
 
+def series(job: Job) -> str:
+    """Name the series for whose statistics a job's times count: same project, same program."""
+    return f"{job.project}/{job.terms.program}"
+
+
 def newcomer(worker_id: str) -> WorkerRecord:
     """Return the record of a worker that has not said anything about itself."""
     return WorkerRecord(worker_id, ANONYMOUS, "", "", None)
@@ -119,6 +124,7 @@ class World:
         self.decided: dict[str, int] = {}
         self.ready = Ready(self._belongs)
         self._terms: dict[Terms, Terms] = {}
+        self._lines: dict[Terms, Terms] = {}
         self.jobs = OpenJobs(self._intern)
         self._leases = Leases()
 
@@ -156,7 +162,7 @@ class World:
 
     def line_of(self, job: Job) -> LineKey:
         """Return the line of the queue that `job` stands in while it needs attempts."""
-        return LineKey(job.terms, excluded_owners(job, distinct_owners=self.policy.distinct_owners))
+        return LineKey(self._line_terms(job.terms), excluded_owners(job, distinct_owners=self.policy.distinct_owners))
 
     def needed(self, job: Job) -> int:
         """Return how many attempts `job` needs now."""
@@ -206,12 +212,14 @@ class World:
             raise IllegalTransition(msg)
         self.next_job += len(event.jobs)
         self.jobs.add(event, seq, at_ms)
-        lines = [array("q") for _ in event.terms]
+        keys = [LineKey(self._line_terms(terms), frozenset()) for terms in event.terms]
+        lines = {key: array("q") for key in keys}
+        places = [lines[key] for key in keys]
         for offset, row in enumerate(event.jobs):
-            lines[row.terms].append(event.first + offset)
-        for terms, line in zip(event.terms, lines, strict=True):
+            places[row.terms].append(event.first + offset)
+        for key, line in lines.items():
             if line:
-                self.ready.extend(line, LineKey(self._intern(terms), frozenset()))
+                self.ready.extend(line, key)
 
     def _set_policy(self, event: PolicySet) -> None:
         self.policy = event
@@ -324,12 +332,13 @@ class World:
         record.count(attempt.state)
         hand_out = self.hand_outs[attempt.jti]
         if attempt.state is AttemptState.SUCCEEDED:
-            # What a submitter waits for is the whole turn, not the execution alone; of several in one hand-out, only the
-            # execution can be told apart.
+            # What a submitter waits for is the whole turn, not the execution alone; of several in one hand-out, only
+            # the execution can be told apart.
             alone = len(hand_out.event.jobs) == 1
-            took_ms = attempt.ended_ms - attempt.started_ms if alone else attempt.wall_ms
-            program = job.terms.program
-            self.statistics[program] = self.statistics.get(program, Statistics()).add(took_ms)
+            turn_ms = attempt.ended_ms - attempt.started_ms
+            took_ms = turn_ms if alone else min(attempt.wall_ms, turn_ms)
+            name = series(job)
+            self.statistics[name] = self.statistics.get(name, Statistics()).add(took_ms)
         still = hand_out.open - {(job.id, number)}
         if still:
             self._keep(msgspec.structs.replace(hand_out, open=still))
@@ -347,9 +356,20 @@ class World:
     def _belongs(self, job_id: int, key: LineKey) -> bool:
         untouched = self.jobs.untouched(job_id)
         if untouched is not None:
-            return untouched is key.terms and not key.excluded
+            return self._line_terms(untouched) is key.terms and not key.excluded
         job = self.jobs.get(job_id)
         return job is not None and self.needed(job) > 0 and self.line_of(job) == key
+
+    def _line_terms(self, terms: Terms) -> Terms:
+        """Return what of the terms matters to the queue, one object for all that agree in it.
+
+        Which program it is, how long it may take and who may see it keep no job from standing in line with others.
+        """
+        found = self._lines.get(terms)
+        if found is None:
+            plain = msgspec.structs.replace(terms, program="", estimate_ms=None, data_class=DataClass.PROJECT)
+            found = self._lines[terms] = self._intern(plain)
+        return found
 
     def _intern(self, terms: Terms) -> Terms:
         return self._terms.setdefault(terms, terms)

@@ -7,6 +7,7 @@ from typing import Final
 from gnexec.core.job import Job
 from gnexec.core.policy.matching import obstacle
 from gnexec.core.policy.prediction import estimate
+from gnexec.core.world import series
 from gnexec.desk.dispatcher import View
 from gnexec.desk.office import Caller, Office
 from gnexec.desk.ownership import own_job
@@ -51,13 +52,14 @@ async def explain(office: Office, caller: Caller, job_id: int) -> ExplainView:
 def expected(view: View, job: Job) -> EtaView | None:
     """Predict when a job will be decided, from now; None where nothing is known of its like."""
     world = view.world
+    seen = world.statistics.get(series(job))
+    if seen is None and job.terms.estimate_ms is None:
+        return None
     needed = world.needed(job)
     ahead = world.ready.ahead(job.id, world.line_of(job))[1] if needed else 0
     running = sum(worker.open for worker in world.workers.values())
     there = sum(1 for worker in world.workers.values() if world.at_ms - worker.last_ms < ACTIVE_MS)
-    found = estimate(
-        world.statistics.get(job.terms.program), job.terms.estimate_ms, ahead + max(needed, 1), max(running, there)
-    )
+    found = estimate(seen, job.terms.estimate_ms, ahead + max(needed, 1), max(running, there))
     if found is None:
         return None
     return EtaView(

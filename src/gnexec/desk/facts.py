@@ -50,6 +50,7 @@ class Facts:
         self._world = world
         self._noted: list[Told] = []
         self._pending: dict[bytes, list[Told]] = {}
+        self._read: dict[int, Told] = {}
 
     def note(self, told: Told) -> None:
         """Count an event that is decided but not yet appended; filed only when something is looked up."""
@@ -61,7 +62,7 @@ class Facts:
             for ref in refs(told[2]):
                 self._pending.setdefault(ref, []).append(told)
         self._noted.clear()
-        return [read(seq, entry) for seq, entry in self._reader.story(key)] + self._pending.get(key, [])
+        return [self._told(seq, entry) for seq, entry in self._reader.story(key)] + self._pending.get(key, [])
 
     def job(self, job_id: int) -> Job | None:
         """Return a job, open or closed, or None if there never was one."""
@@ -82,6 +83,13 @@ class Facts:
                 return replace(command, past=Past(jobs=self._closed(command.jobs)))
             case _:
                 return command
+
+    def _told(self, seq: int, entry: Entry) -> Told:
+        """Read an entry once, however many stories it is part of."""
+        told = self._read.get(seq)
+        if told is None:
+            told = self._read[seq] = read(seq, entry)
+        return told
 
     def _closed(self, jobs: Iterable[int]) -> dict[int, Job]:
         wanted = [job for job in jobs if job not in self._world.jobs]

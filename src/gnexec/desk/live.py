@@ -12,6 +12,8 @@ from typing import Final
 MOST_OUTPUT_BYTES: Final = 1 << 20
 """Kept of one attempt's output: the newest part."""
 MOST_ATTEMPTS: Final = 4096
+MOST_BYTES: Final = 64 << 20
+"""Kept of all attempts' output together."""
 
 
 @dataclass(slots=True)
@@ -52,6 +54,20 @@ class Live:
     def __init__(self) -> None:
         """Begin with none."""
         self._attempts: OrderedDict[tuple[int, int], LiveAttempt] = OrderedDict()
+        self._bytes = 0
+
+    def write(self, job: int, attempt: int, data: bytes, offset: int) -> None:
+        """Take output of an attempt; where all together is too much, the ones not heard of for longest lose theirs."""
+        live = self.touch(job, attempt)
+        before = len(live.output)
+        live.write(data, offset)
+        self._bytes += len(live.output) - before
+        for other in list(self._attempts.values()):
+            if self._bytes <= MOST_BYTES:
+                break
+            if other is not live:
+                self._bytes -= len(other.output)
+                other.offset, other.output = other.end, bytearray()
 
     def touch(self, job: int, attempt: int) -> LiveAttempt:
         """Return the record of an attempt that was just heard of."""
@@ -59,7 +75,7 @@ class Live:
         live = self._attempts.setdefault(key, LiveAttempt())
         self._attempts.move_to_end(key)
         while len(self._attempts) > MOST_ATTEMPTS:
-            self._attempts.popitem(last=False)
+            self._bytes -= len(self._attempts.popitem(last=False)[1].output)
         return live
 
     def get(self, job: int, attempt: int) -> LiveAttempt | None:
@@ -68,4 +84,6 @@ class Live:
 
     def forget(self, job: int, attempt: int) -> None:
         """Drop an attempt that has ended."""
-        self._attempts.pop((job, attempt), None)
+        gone = self._attempts.pop((job, attempt), None)
+        if gone is not None:
+            self._bytes -= len(gone.output)

@@ -15,6 +15,7 @@ from gnexec.core.canonical import canonical
 from gnexec.core.commands import Report
 from gnexec.core.events import AttemptState, Outcome, Reported
 from gnexec.core.spec import (
+    MAX_FILES,
     STDOUT,
     Manifest,
     Spec,
@@ -69,7 +70,7 @@ async def report_open(office: Office, token: JobToken, job: int, body: ResultBod
     standing = await office.desk.ask(lambda view: _standing(view, token, job))
     canon, flaws = await _voted(office, job, outcome, manifest)
     if standing.is_open and (standing.decided or not flaws):
-        for blob in [*(file.data for file in files if file.data is not None), data]:
+        for blob in {*(file.data for file in files if file.data is not None), data}:
             await office.put_blob(blob)
     usage = body.usage or _NOTHING
     command = Report(
@@ -131,6 +132,8 @@ def _outcome(body: ResultBody) -> Outcome:
 def _manifest(office: Office, token: JobToken, body: ResultBody) -> tuple[Manifest, list[_File]]:
     if STDOUT in body.outputs:
         raise Refused("invalid", "The name stdout is reserved.", field="outputs.stdout", mend="Send it as stdout.")
+    if len(body.outputs) > MAX_FILES:
+        raise Refused("invalid", f"{len(body.outputs)} outputs are too many; at most {MAX_FILES}.", field="outputs")
     files = {
         check_path(path, "outputs"): _file(office, token, value, f"outputs.{path}")
         for path, value in body.outputs.items()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from gnexec.core.events import AttemptState, JobState
 from gnexec.core.job import Attempt, Job
 from gnexec.core.judge import verdict
@@ -63,8 +65,8 @@ async def result(office: Office, caller: Caller, job_id: int) -> ResultView:
     """
     job, agree = await office.desk.ask(lambda view: (found := own_job(view, caller, job_id), _agreeing(view, found)))
     told = _telling(job)
-    manifest = _manifest(office, told)
-    if manifest is not None:
+    manifest = _manifest(office, job)
+    if manifest is not None and job.canonical is not None:
         await _grant(office, caller, manifest)
     base = f"/v1/jobs/{job_id}"
     return ResultView(
@@ -101,7 +103,7 @@ async def output(office: Office, caller: Caller, job_id: int, name: str) -> tupl
         Refused: not_found; no such job of the caller's, or no such output (yet).
     """
     job = await office.desk.ask(lambda view: own_job(view, caller, job_id))
-    manifest = _manifest(office, _telling(job))
+    manifest = _manifest(office, job)
     found = {**manifest.outputs, STDOUT: manifest.stdout} if manifest is not None else {}
     return _path(office, job, name, found)
 
@@ -113,7 +115,7 @@ async def captured(office: Office, caller: Caller, job_id: int, name: str) -> tu
         Refused: not_found; no such job of the caller's, or nothing was captured (yet).
     """
     job = await office.desk.ask(lambda view: own_job(view, caller, job_id))
-    manifest = _manifest(office, _telling(job))
+    manifest = _manifest(office, job)
     found = {"stdout": manifest.stdout, "stderr": manifest.stderr} if manifest is not None else {}
     return _path(office, job, name, found)
 
@@ -222,13 +224,16 @@ def _silent(attempt: Attempt) -> str:
 
 
 def _telling(job: Job) -> Attempt | None:
-    """Return the attempt that speaks for the job: the accepted one, else, once it failed, the last that answered."""
+    """Return the attempt that speaks for the job: the accepted one, else, once it failed, the last that counted.
+
+    What came after the decision was taken unseen, since nobody wanted it any more, and never speaks for the job.
+    """
     if job.canonical is not None:
         return job.attempts[job.canonical - 1]
     if job.state is not JobState.FAILED:
         return None
-    answered = [a for a in job.attempts if a.outcome is not None and a.state is not AttemptState.PREEMPTED]
-    return answered[-1] if answered else None
+    counted = [a for a in job.attempts if a.state in (AttemptState.FAILED, AttemptState.SUCCEEDED)]
+    return counted[-1] if counted else None
 
 
 def _outcome(job: Job) -> str:
@@ -244,11 +249,18 @@ def _agreeing(view: View, job: Job) -> int:
     return agreeing(job, job.canonical, distinct_owners=view.world.policy.distinct_owners)
 
 
-def _manifest(office: Office, attempt: Attempt | None) -> Manifest | None:
+def _manifest(office: Office, job: Job) -> Manifest | None:
+    """Return what the job's telling attempt left, without files that the job did not declare: nobody voted on those."""
+    attempt = _telling(job)
     if attempt is None or attempt.outs is None:
         return None
     with office.blobs.open(attempt.outs.hex()) as file:
-        return decode_manifest(file.read())
+        manifest = decode_manifest(file.read())
+    named = office.named_spec(job.spec)
+    declared = named.spec.outputs if named is not None else ()
+    return msgspec.structs.replace(
+        manifest, outputs={path: stored for path, stored in manifest.outputs.items() if path in declared}
+    )
 
 
 async def _grant(office: Office, caller: Caller, manifest: Manifest) -> None:

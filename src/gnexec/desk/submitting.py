@@ -131,3 +131,12 @@ def _check_held(office: Office, caller: Caller, bodies: Sequence[JobBody]) -> No
                     field=f"{where}inputs.{path}",
                     mend=f"PUT it to /v1/blobs/{digest} first.",
                 )
+        size = sum(office.blobs.size(digest) for digest in body.inputs.values())
+        if size > body.needs.disk_bytes:
+            where = f"jobs[{i}]." if len(bodies) > 1 else ""
+            raise Refused(
+                "invalid",
+                f"The inputs alone have {size} bytes.",
+                field=f"{where}needs.disk_bytes",
+                mend="Ask for more than that, so that the outputs have room too.",
+            )

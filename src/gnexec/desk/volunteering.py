@@ -15,7 +15,7 @@ import msgspec
 from gnexec.core.commands import Directive, Enrol, Enrolled, NextJobs, NoWork, Progress, Work
 from gnexec.core.events import Effort
 from gnexec.core.handout import asking
-from gnexec.core.policy.matching import choose, explain
+from gnexec.core.policy.matching import NO_WORK, choose, explain
 from gnexec.core.spec import Spec
 from gnexec.desk.dispatcher import View
 from gnexec.desk.jobtokens import JobToken
@@ -120,7 +120,8 @@ async def why(office: Office, worker: EnrolmentClaims | None) -> WhyView:
         record = asking(view.world, name, owner)
         if choose(view.world, record, owner, 1):
             return WhyView(work=True, reasons=[])
-        found = explain(view.world, record, owner)
+        # Whether an owner has a say on a job already tells which jobs are checked: a volunteer must not know.
+        found = [o for o in explain(view.world, record, owner) if o.code != "owner_has_it"] or [NO_WORK]
         return WhyView(work=False, reasons=[ObstacleView(code=o.code, jobs=o.jobs, detail=o.detail) for o in found])
 
     return await office.desk.ask(look)
@@ -149,7 +150,7 @@ async def tell_status(office: Office, token: JobToken, job: int, body: StatusBod
         live.progress = body.progress
     live.cpu_ms = max(live.cpu_ms, effort.cpu_ms)
     if output:
-        live.write(output, body.stdout_offset)
+        office.live.write(job, attempt, output, body.stdout_offset)
     return StatusReply(
         directive="stop" if answer.stop else "continue", reason=answer.reason, lease_until=answer.lease_until_ms
     )

@@ -129,9 +129,11 @@ class _TwiceError(ValueError):
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise _TwiceError(next(name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1))
+    found: dict[str, object] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _TwiceError(name)
+        found[name] = value
     return found
 
 

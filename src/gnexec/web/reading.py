@@ -16,6 +16,8 @@ from gnexec.tokens.issued import AccessClaims, EnrolmentClaims, Scope
 from gnexec.tokens.reading import read_access_token, read_enrolment_token, require_scope
 from gnexec.web.bodies import check_json_media, parse_json, read_body
 
+MAX_UNPROVEN: Final = 256 << 10
+"""Bytes of a body that are read before any token was seen."""
 MAX_REQ_CHARS: Final = 128
 MAX_WAIT_S: Final = 300.0
 _MAX_DIGITS: Final = 16  # longer is out of every range
@@ -58,8 +60,11 @@ async def job_and_json(request: Request, office: Office, kind: type[T], most: in
         Refused: too_large, bad_media; no_token, bad_token and its like; malformed, invalid.
     """
     check_json_media(request)
-    data = await read_body(request, most)
-    text = bearer(request) or parse_json(data, _InBody).token
+    text = bearer(request)
+    # Nobody has shown anything yet whose token is still to come in the body, so it is not given much room; but in open
+    # mode the whole output comes with it.
+    data = await read_body(request, most if text is not None or office.open_mode else min(most, MAX_UNPROVEN))
+    text = text or parse_json(data, _InBody).token
     if not text:
         raise _no_token("job")
     return job_token(office, text), parse_json(data, kind)

@@ -9,6 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, gen
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gnexec.core.events import JobState
 from gnexec.core.world import World
 from gnexec.desk.office import Office
 from gnexec.errors import REFUSALS, Refused, StoreAway
@@ -80,10 +81,7 @@ async def problem_kind(request: Request, _: Office) -> Response:
 
 
 def _count(world: World) -> dict[tuple[str, str], dict[str, float]]:
-    jobs: dict[str, float] = {"queued": 0, "running": 0}
-    for job in world.jobs.values():
-        if not job.decided:
-            jobs[job.state] += 1
+    jobs = {str(state): float(world.jobs.count(state)) for state in (JobState.QUEUED, JobState.RUNNING)}
     outcomes: dict[str, float] = {}
     for worker in world.workers.values():
         for what, n in worker.tally.items():

@@ -32,6 +32,9 @@ class Obstacle:
     detail: str
 
 
+NO_WORK = Obstacle("no_work", 0, "No job is waiting that you could take.")
+
+
 def unmet(needs: Needs, offer: Offer | None) -> str | None:
     """Name the first need that `offer` does not meet, or None; a worker that made no offer meets all."""
     if offer is None:
@@ -79,7 +82,7 @@ def explain(world: World, worker: WorkerRecord, owner: str) -> tuple[Obstacle, .
         if code is not None:
             kept[code] += sum(1 for _ in world.ready.jobs(key))
     found = tuple(Obstacle(code, jobs, _SENTENCES[code].format(jobs=jobs)) for code, jobs in kept.items() if jobs)
-    return found or (Obstacle("no_work", 0, "No job is waiting for a worker."),)
+    return found or (NO_WORK,)
 
 
 _SENTENCES = {

@@ -9,10 +9,13 @@ Source: BOINC sched/transitioner.cpp and validate_util2.cpp (replica accounting)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from gnexec.core.events import AttemptState, JobState
 from gnexec.core.job import Attempt, Job
 
+FREE_PREEMPTIONS: Final = 32
+"""Attempts of a job that volunteers may give back before it costs the job anything."""
 _FREE = frozenset({AttemptState.UNDELIVERED, AttemptState.PREEMPTED})
 """Outcomes that use up no budget: nobody's fault."""
 
@@ -55,8 +58,14 @@ def agreeing(job: Job, number: int, *, distinct_owners: bool) -> int:
 
 
 def spent(job: Job) -> int:
-    """Count the attempts that use up the budget `max_attempts`."""
-    return sum(a.state not in _FREE for a in job.attempts)
+    """Count the attempts that use up the budget `max_attempts`.
+
+    Being preempted is nobody's fault, so it has a budget of its own; a job that is given back even more often than that
+    can run nowhere, or somebody sees to it that it does not.
+    """
+    counted = sum(a.state not in _FREE for a in job.attempts)
+    preempted = sum(a.state is AttemptState.PREEMPTED for a in job.attempts)
+    return counted + max(0, preempted - FREE_PREEMPTIONS)
 
 
 def replicas_needed(job: Job, *, distinct_owners: bool) -> int:
@@ -76,16 +85,15 @@ def replicas_needed(job: Job, *, distinct_owners: bool) -> int:
     rule = job.terms.redundancy
     if not job.attempts:
         return rule.replicas
-    have = waiting = used = 0
+    have = waiting = 0
     for attempt in job.attempts:
         have += attempt.state is AttemptState.SUCCEEDED
         waiting += attempt.state is AttemptState.OPEN
-        used += attempt.state not in _FREE
     best = min(have, 1)
     if job.comparisons:
         best = max(agreeing(job, a.number, distinct_owners=distinct_owners) for a in results(job))
     wanted = max(rule.replicas - have - waiting, rule.quorum - best - waiting, 0)
-    return min(wanted, rule.max_attempts - used)
+    return max(0, min(wanted, rule.max_attempts - spent(job)))
 
 
 def decision(job: Job, *, distinct_owners: bool) -> Decision | None:
