@@ -90,3 +90,12 @@ def test_name_of_a_log_leads_nowhere_else(origin: str) -> None:
     assert anchor.folder.parent == checkpoints_home()
     assert anchor.folder.resolve().parent == checkpoints_home().resolve()
     assert sorted(path.name for path in anchor.folder.iterdir()) == ["checkpoint", "log.vkey"]
+
+
+def test_secret_key_given_by_mistake_is_never_repeated(tmp_path: Path) -> None:
+    """Whoever names the wrong file is told so, without its content on the screen."""
+    secret = tmp_path / "log.pem"
+    secret.write_text("-----BEGIN PRIVATE KEY-----\nMC4CAQ\n-----END PRIVATE KEY-----\n")
+    with pytest.raises(BadConfiguration, match="secret key") as found:
+        read_vkey(str(secret))
+    assert "MC4CAQ" not in str(found.value)

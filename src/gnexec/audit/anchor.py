@@ -137,11 +137,14 @@ def _read(path: Path) -> str | None:
 
 
 def _parse(text: str) -> Verifier:
+    """Read a verifier key; what is none is never repeated, since it may be anything, a secret key included."""
     try:
         return parse_vkey(text)
     except ValueError as err:
-        msg = f"{text!r} is not a verifier key: {err}."
-        raise BadConfiguration(msg) from err
+        msg = f"This is not a verifier key: {err}. It is one line that begins with the log's name, as in log.vkey."
+        if "PRIVATE KEY" in text:
+            msg = "This is a secret key, which must stay where it is. Give the public one: the file log.vkey."
+        raise BadConfiguration(msg) from None
 
 
 def _file_name(origin: str) -> str:

@@ -144,6 +144,12 @@ def report(err: GnexecError) -> int:
     from gnexec.cli.values import Misused
 
     match err:
+        case Refused(code="no_token"):
+            complain(
+                "The server wants an access token.",
+                "Give it with --token-file or GNEXEC_TOKEN; its operator issues it with gnexec token issue.",
+            )
+            return FAILURE
         case Refused():
             field = f"{err.field}: " if err.field else ""
             complain(f"{field}{err.detail}", err.mend or "")

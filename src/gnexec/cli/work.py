@@ -96,12 +96,12 @@ def worker(  # noqa: PLR0913 -- one argument for each option
         log.warning("the connection is not encrypted: whoever listens can answer in this worker's name", url=url)
     with StateDir(state or data_home() / "workers" / _slug(url)) as home:
         measured = capabilities.measure(home.jobs, box)
-        slots = slots or cores or measured.cores
+        slots = next(given for given in (slots, cores, measured.cores) if given is not None)
         plan = Plan(
             url=url,
             slots=_at_least(1, "slots", slots),
             offer=Offer(
-                cores=_at_least(1, "cores", cores or max(slots, measured.cores)),
+                cores=_at_least(1, "cores", max(slots, measured.cores) if cores is None else cores),
                 memory_bytes=_at_least(1, "memory", memory or measured.memory_bytes // 4 * 3),
                 # A power of two, so that what is offered does not change with each start.
                 disk_bytes=_at_least(1, "disk", disk or 1 << (max(2, measured.disk_bytes) // 2).bit_length() - 1),

@@ -120,7 +120,8 @@ def parse_json(data: bytes, kind: type[T]) -> T:
     except RecursionError as err:
         raise Refused("malformed", "The body is nested too deeply.", field="body") from err
     except (msgspec.DecodeError, UnicodeDecodeError) as err:
-        raise Refused("malformed", f"The body is not JSON: {str(err)[:MAX_ECHO]}.", field="body") from err
+        what = f"The body is not JSON: {str(err)[:MAX_ECHO]}." if data else "The body is empty."
+        raise Refused("malformed", what, field="body", mend="Send JSON, such as '{\"progress\": 0.5}'.") from err
     return value
 
 

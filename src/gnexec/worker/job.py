@@ -107,7 +107,15 @@ async def perform(entry: Entry, bench: Bench, leave: asyncio.Event) -> bool:
     finally:
         orders.cancel()
         if work.exists():
-            await asyncio.to_thread(clear, work)
+            await _clear(work)
+
+
+async def _clear(work: Path) -> None:
+    """Remove a work directory; what resists is left for the next start, and keeps no result from being sent."""
+    try:
+        await asyncio.to_thread(clear, work)
+    except OSError as err:
+        log.warning("a work directory could not be removed", why=str(err))
 
 
 def give_back(entry: Entry, bench: Bench, reason: str) -> None:
