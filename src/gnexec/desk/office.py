@@ -28,7 +28,7 @@ from gnexec.keys import ServerKeys
 from gnexec.settings import ServerSettings
 from gnexec.store.blobs import Blobs
 from gnexec.store.contract import Content, Store
-from gnexec.tokens.issued import JobClaims
+from gnexec.tokens.issued import EnrolmentClaims, JobClaims
 from gnexec.tokens.jwk import public_key
 
 K = TypeVar("K")
@@ -90,6 +90,7 @@ class Office:
     feed: Feed
     live: Live = field(default_factory=Live)
     issued: Recent[bytes, JobClaims] = field(default_factory=Recent)
+    enrolled: Recent[bytes, EnrolmentClaims] = field(default_factory=Recent)
     specs: Recent[bytes, NamedSpec] = field(default_factory=Recent)
     spec_names: Recent[int, bytes] = field(default_factory=Recent)
     manifests: Recent[tuple[str, str], Manifest] = field(default_factory=Recent)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-import rfc8785
 
 from gnexec.core.commands import Accepted, Cancel, Cancelled, JobRequest, Submit
 from gnexec.core.spec import NamedSpec, Spec, check_spec, encode_named, job_digest, series_digest
@@ -58,7 +57,7 @@ async def submit(
         owner=caller.owner,
         project=caller.project,
         jobs=tuple(requests),
-        body=sha256_hex(rfc8785.dumps([msgspec.to_builtins(body) for body in bodies])),
+        body=sha256_hex(msgspec.json.encode(bodies, order="sorted")),
         key=None if key is None else sha256_hex(f"{caller.owner}\0{key}".encode()),
     )
     sealed = await office.desk.do(command, contents=contents)
@@ -106,7 +105,9 @@ def _request(office: Office, body: JobBody) -> tuple[JobRequest, Content]:
         estimate_ms=None if body.estimate_s is None else round(body.estimate_s * 1000),
         data_class=body.data_class or office.settings.default_class,
     )
-    content = office.content(encode_named(NamedSpec(name=body.name, spec=spec)))
+    named = NamedSpec(name=body.name, spec=spec)
+    content = office.content(encode_named(named))
+    office.specs.put(content.digest, named)
     request = JobRequest(
         digest=job_digest(spec),
         spec=content.digest.hex(),

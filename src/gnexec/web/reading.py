@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Final, TypeVar
 
@@ -13,7 +14,7 @@ from gnexec.desk.office import Caller, Office
 from gnexec.errors import Refused
 from gnexec.ids import MAX_SAFE_INT
 from gnexec.tokens.issued import AccessClaims, EnrolmentClaims, Scope
-from gnexec.tokens.reading import read_access_token, read_enrolment_token, require_scope
+from gnexec.tokens.reading import check_times, read_access_token, read_enrolment_token, require_scope
 from gnexec.web.bodies import check_json_media, parse_json, read_body
 
 MAX_UNPROVEN: Final = 256 << 10
@@ -107,7 +108,13 @@ def enrolment(request: Request, office: Office) -> EnrolmentClaims | None:
     text = bearer(request)
     if text is None:
         raise _no_token("enrolment")
-    return read_enrolment_token(text, office.keys.token_public, origin=office.origin, now_s=office.now_s())
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
+    claims = office.enrolled.get(digest)
+    if claims is None:
+        claims = read_enrolment_token(text, office.keys.token_public, origin=office.origin, now_s=office.now_s())
+        return office.enrolled.put(digest, claims)
+    check_times(claims, office.now_s())
+    return claims
 
 
 def job_id(request: Request) -> int:
