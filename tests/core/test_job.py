@@ -10,6 +10,7 @@ import pytest
 from gnexec.core.events import AttemptState, JobDecided, JobState, Outcome, Reported
 from gnexec.core.job import SILENT, TRANSITIONS, Attempt, Job, Trigger, evolve, outcome_state, stricter
 from gnexec.core.steps import Compare, Create, Decide, Join, Lapse, Report, Start, Step, Withdraw
+from gnexec.core.terms import DataClass
 from gnexec.errors import IllegalTransition
 from tests.core.job_states import PAGE, TRIGGERS, page
 from tests.core.scene import GOOD, ONE, PAIR, digest, terms
@@ -226,6 +227,13 @@ def test_stricter_never_lowers_a_number() -> None:
     assert stricter(b, a).redundancy == both
     assert stricter(a, b).priority == stricter(b, a).priority == 5
     assert stricter(a, a) is a
+
+
+def test_stricter_is_public_only_where_both_are() -> None:
+    """Who joins with closed data closes the job's entries."""
+    closed, public = ONE, msgspec.structs.replace(ONE, data_class=DataClass.PUBLIC)
+    assert stricter(closed, public).data_class is stricter(public, closed).data_class is DataClass.PROJECT
+    assert stricter(public, public).data_class is DataClass.PUBLIC
 
 
 def test_withdraw_moves_the_owner_to_the_former_ones_and_back() -> None:

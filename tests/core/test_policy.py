@@ -14,9 +14,17 @@ from gnexec.core.events import AttemptState, JobState
 from gnexec.core.job import Attempt, Job
 from gnexec.core.policy.matching import unmet
 from gnexec.core.policy.prediction import Statistics, attempt_ms, estimate
-from gnexec.core.policy.redundancy import agreeing, decision, excluded_owners, replicas_needed, results, spent
+from gnexec.core.policy.redundancy import (
+    FREE_PREEMPTIONS,
+    agreeing,
+    decision,
+    excluded_owners,
+    replicas_needed,
+    results,
+    spent,
+)
 from gnexec.core.policy.validation import EXACT, missing_comparisons
-from gnexec.core.terms import Needs, Terms, at_least_as_strict, check_needs
+from gnexec.core.terms import DataClass, Needs, Terms, at_least_as_strict, check_needs
 from gnexec.errors import Refused
 from tests.core.scene import OFFER, ONE, PAIR, terms
 
@@ -101,6 +109,19 @@ def test_spent_leaves_out_what_is_nobodys_fault() -> None:
     """Undelivered and preempted attempts use up no budget; open ones do until they end so."""
     attempts = [(str(state), state, None) for state in AttemptState]
     assert spent(job(PAIR, *attempts)) == len(AttemptState) - 2
+
+
+def test_spent_counts_preemptions_beyond_what_is_free() -> None:
+    """A job that is given back again and again uses up its budget in the end."""
+    attempts = [(f"o{i}", STOPPED, None) for i in range(FREE_PREEMPTIONS)]
+    assert spent(job(ONE, *attempts)) == 0
+    assert replicas_needed(job(ONE, *attempts), distinct_owners=True) == 1
+    more = [(f"p{i}", STOPPED, None) for i in range(ONE.redundancy.max_attempts + 3)]
+    assert spent(job(ONE, *attempts, *more)) == len(more)
+    assert replicas_needed(job(ONE, *attempts, *more), distinct_owners=True) == 0
+    decided = decision(job(ONE, *attempts, *more), distinct_owners=True)
+    assert decided is not None
+    assert decided.reason == "attempts"
 
 
 def test_excluded_owners_are_those_with_a_say() -> None:
@@ -195,6 +216,14 @@ def test_strictness_is_of_quorum_and_validator() -> None:
     assert at_least_as_strict(PAIR, ONE)
     assert not at_least_as_strict(ONE, PAIR)
     assert not at_least_as_strict(PAIR, msgspec.structs.replace(ONE, validator="numeric/1"))
+
+
+def test_strictness_keeps_what_is_private_private() -> None:
+    """A public job does not answer who asks for a closed one; the reverse shows nobody anything."""
+    public = msgspec.structs.replace(ONE, data_class=DataClass.PUBLIC)
+    assert not at_least_as_strict(public, ONE)
+    assert at_least_as_strict(ONE, public)
+    assert at_least_as_strict(public, public)
 
 
 @pytest.mark.parametrize("field", ["cores", "memory_bytes", "disk_bytes", "wall_s", "processes"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,10 +33,12 @@ from gnexec.core.events import (
 from gnexec.core.leases import Leases
 from gnexec.core.ready import LineKey, Ready
 from gnexec.core.refs import digest_key, idempotency_key, job_key, refs
+from gnexec.core.steps import jobs_of, steps, steps_of
 from gnexec.core.world import World
 from gnexec.errors import IllegalTransition
 from gnexec.ids import ANONYMOUS
 from tests.core.scene import OFFER, ONE, ORIGIN, PAIR, POLICY, START_MS, VKEY, Scene, digest, request, terms
+from tests.core.strategies import any_event
 from tests.core.summary import summary
 
 
@@ -212,6 +215,20 @@ def test_refs_of_a_submission_are_its_jobs_digests_and_key() -> None:
         digest_key("p", digest(0)),
         idempotency_key(digest("key")),
     }
+
+
+@given(any_event(), st.integers(1, 5))
+def test_steps_of_one_job_are_its_among_all_steps(event: AnyEvent, job: int) -> None:
+    """Asking for one job's steps, without taking the whole event apart, gives the same ones in the same order."""
+    if isinstance(event, Submitted):
+        rows = [msgspec.structs.replace(row, terms=0, digest=digest(0), spec=digest(1)) for row in event.jobs]
+        joined = [msgspec.structs.replace(row, terms=0, job=row.job % 6) for row in event.joined]
+        event = msgspec.structs.replace(event, first=event.first % 6, terms=[ONE], jobs=rows, joined=joined)
+    if isinstance(event, ResultsReported):
+        event = msgspec.structs.replace(event, answer=digest(0))
+    wanted = [step for about, step in steps(event, 3, 4) if about == job]
+    assert list(steps_of(job, event, 3, 4)) == wanted
+    assert (job in jobs_of(event)) or not wanted
 
 
 def test_refs_file_every_entry_about_a_job_under_it(scene: Scene) -> None:

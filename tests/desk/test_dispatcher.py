@@ -73,6 +73,7 @@ class GatedStore(MemoryStore):
         self.gate.set()
         self.waiting = threading.Event()
         self.appends = 0
+        self.faulty = False
 
     @contextmanager
     def batch(self) -> Iterator[MemoryBatch]:
@@ -83,6 +84,10 @@ class GatedStore(MemoryStore):
         size = self.head().size
         with super().batch() as batch:
             yield batch
+            if self.faulty:
+                self.faulty = False
+                msg = "a fault was asked for"
+                raise StoreAway(msg)
         self.appends += self.head().size > size
 
 
@@ -699,6 +704,35 @@ def test_log_that_cannot_be_folded_any_more_leaves_nobody_waiting(time: Time) ->
         run(main(desk))
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_requests_that_wait_while_the_log_is_folded_anew_are_answered(time: Time, *, damaged: bool) -> None:
+    """A batch fails, and others wait behind it: they are served after the refold, or refused if it cannot be done."""
+
+    async def main(desk: Dispatcher) -> None:
+        await Client(desk).submit(request("first"))
+        asked = await closed_gate(store, desk)
+        store.gate.set()
+        await asked
+        store.gate.clear()
+        store.waiting.clear()
+        store.faulty = True
+        failing = asyncio.ensure_future(desk.do(submission(request("second"))))
+        await asyncio.to_thread(store.waiting.wait, 60)
+        behind = [asyncio.ensure_future(desk.do(submission(request(i)))) for i in range(5)]
+        await queued(desk, 5)
+        if damaged:
+            store._shelf.entries[:] = tampered(store._shelf.entries, "payload")
+        store.gate.set()
+        results = await asyncio.gather(failing, *behind, return_exceptions=True)
+        assert isinstance(results[0], StoreAway | Refused)
+        for result in results[1:]:
+            assert isinstance(result, Refused) if damaged else not isinstance(result, BaseException)
+
+    store = GatedStore(time.wall)
+    with running(store, time) as desk:
+        run(main(desk))
+
+
 def test_world_is_never_seen_half_folded(time: Time) -> None:
     """While the log is folded anew, what was known before still is: a worker's key does not vanish for a moment."""
     missing: list[str] = []
@@ -746,9 +780,11 @@ def test_clock_jump_stops_hand_outs_and_lapses_and_spares_results(store: Store, 
             await client.take(vera, "vera", req="r3")
         assert caught.value.code == "unready"
         assert "jumped" in str(desk.trouble())
+        await passes(desk, time, POLICY.lease_s + 1)
+        assert await desk.ask(lambda view: set(view.world.hand_outs)) == {kept.jti}
         time.jump(-86_400)
-        time.later(5)
-        assert (await client.take(vera, "vera", req="r3")).jobs == [(3, 1)]
+        time.later(1)
+        assert (await client.take(vera, "vera", req="r3")).jobs == [(2, 2)]
         assert desk.trouble() is None
         await passes(desk, time, POLICY.lease_s + 1)
         assert await desk.ask(lambda view: view.world.hand_outs) == {}

@@ -26,7 +26,7 @@ from gnexec.ids import salted_digest
 from gnexec.store.contract import Entry, Store
 from gnexec.store.memory import MemoryStore
 from gnexec.wire import encode_event
-from tests.core.scene import ONE, ORIGIN, PAIR, POLICY, START_MS, Scene, digest, request
+from tests.core.scene import ONE, ORIGIN, PAIR, POLICY, START_MS, Scene, digest, kinds, request
 from tests.core.summary import summary
 from tests.core.test_machine import Laws
 from tests.desk.house import KEY, VERIFIER, opening, refolded, submission
@@ -158,6 +158,21 @@ def test_facts_count_what_the_running_batch_has_decided(sealed: SealedScene) -> 
     assert sealed.submit(request("a"), key="k").ids == (1,)
     sealed.cancel(1)
     sealed.catch_up()
+
+
+def test_facts_tell_the_notes_of_one_hand_out_from_those_of_another(sealed: SealedScene) -> None:
+    """Two hand-outs of one job that both lapsed, in one log: each late answer is noted, once."""
+    sealed.jobs(1)
+    late = []
+    for owner in ("vera", "wim"):
+        late.append(sealed.take(sealed.enrol(owner)))
+        sealed.later(POLICY.lease_s + 1)
+        sealed.lapse()
+    for held in late:
+        assert sealed.report(held) == [Verdict.TOO_LATE]
+        assert kinds(sealed.new) == ["RefusalNoted"]
+        assert sealed.report(held) == [Verdict.TOO_LATE]
+        assert sealed.new == []
 
 
 def test_facts_know_no_job_outside_the_ids(sealed: SealedScene) -> None:
