@@ -68,6 +68,7 @@ class Dispatcher:
         self._queue: deque[Request] = deque()
         self._wake = threading.Condition()
         self._stopping = False
+        self._nudging: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._feeds: list[Feed] = []
         self._pulse_ms = 0
@@ -126,14 +127,24 @@ class Dispatcher:
         return self._ledger.world.worker_by_kid.get(kid)
 
     async def _ask(self, **what: Any) -> Any:  # noqa: ANN401 -- the fields of Request
-        request = Request(asyncio.get_running_loop().create_future(), **what)
+        loop = asyncio.get_running_loop()
+        request = Request(loop.create_future(), **what)
         with self._wake:
             if self._stopping or self._failure is not None:
                 raise Refused("unready", self._failure or "The server is shutting down.", mend="Try again later.")
             self._queue.append(request)
-            self._wake.notify()
+            first, self._nudging = self._nudging is not loop, loop
+        if first:
+            # Not at once: whatever else the event loop has ready now joins the same batch.
+            loop.call_soon(self._nudge)
         assert request.future is not None  # noqa: S101 -- made above
         return await request.future
+
+    def _nudge(self) -> None:
+        """Tell the writer that requests wait."""
+        with self._wake:
+            self._nudging = None
+            self._wake.notify()
 
     # The server's own.
 
