@@ -10,6 +10,7 @@ import pytest
 
 from gnexec.worker import cgroup
 from gnexec.worker.limits import MIB, Limits
+from tests.requirements import missing
 
 
 def process(root: Path, groups: str, mounts: str) -> Path:
@@ -101,7 +102,7 @@ def test_group_on_this_machine_holds_and_is_swept() -> None:
     """Where a group may be made, it has its process, counts, and goes; a stale one is swept with what is in it."""
     group = cgroup.make("real", Limits())
     if group is None:
-        pytest.skip("no control group may be made here: run as root, or under systemd-run --user")
+        missing("no control group may be made here: run as root, or under systemd-run --user")
     with subprocess.Popen(["sleep", "3600"]) as sleeper:
         assert group.add(sleeper.pid)
         assert group.pids() == {sleeper.pid}
@@ -117,7 +118,7 @@ def test_group_of_a_worker_that_is_gone_is_swept_with_what_is_in_it() -> None:
     """What a killed worker left is ended before the next job starts."""
     group = cgroup.make("sweep", Limits())
     if group is None:
-        pytest.skip("no control group may be made here: run as root, or under systemd-run --user")
+        missing("no control group may be made here: run as root, or under systemd-run --user")
     with subprocess.Popen(["true"]) as gone:
         gone.wait()
     stale = [folder.with_name(f"gnexec-{gone.pid}-stale") for folder in group._all]

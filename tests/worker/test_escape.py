@@ -18,6 +18,7 @@ import pytest
 
 from gnexec.worker.collect import collect
 from gnexec.worker.limits import GIB, MIB, Limits
+from tests.requirements import missing
 from tests.worker.conftest import Bench
 
 READ = """
@@ -289,7 +290,7 @@ def test_files_without_a_name_are_held(caged: Bench) -> None:
     """Space taken by files that were unlinked while open counts."""
     held = re.search(r"^CapEff:\s*(\w+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
     if os.geteuid() == 0 and held and not int(held[1], 16) >> 19 & 1:
-        pytest.skip("root without CAP_SYS_PTRACE cannot look into the open files of another user's processes")
+        missing("root without CAP_SYS_PTRACE cannot look into the open files of another user's processes")
     code = """
 import os, time
 for i in range(8):

@@ -10,6 +10,7 @@ import pytest
 from gnexec.errors import BadConfiguration
 from gnexec.worker.sandbox import Kind, Sandbox, SandboxUnavailable, detect, explain, unprivileged
 from gnexec.worker.workdir import Identity
+from tests.requirements import missing
 from tests.worker.conftest import Bench
 
 
@@ -127,7 +128,7 @@ def test_explain_names_the_setting_that_blocks(
 def test_work_directory_that_the_jobs_user_cannot_reach_is_explained(caged: Bench) -> None:
     """Where root's jobs cannot get through, the closed directory is named and nothing runs."""
     if os.geteuid() != 0:
-        pytest.skip("only root's worker runs jobs under another user")
+        missing("only root's worker runs jobs under another user")
     caged.folder.chmod(0o700)
     with pytest.raises(SandboxUnavailable, match=f"chmod o\\+x {caged.folder}"):
         caged.sh("true")
