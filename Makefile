@@ -8,12 +8,13 @@ SOURCES := $(shell find src alembic -type f -not -path '*/__pycache__/*' 2>/dev/
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 
-.PHONY: help demo test lint types docs bench clean
+.PHONY: help demo test torture lint types docs bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo    map a trait over real workers, and check the log'
 	@echo 'make test    everything that must hold: style, types, tests against the wheel, the wheel elsewhere, documentation'
+	@echo 'make torture kill servers, workers and PostgreSQL for minutes, break disks and wires, and count; GNEXEC_TORTURE=rounds'
 	@echo 'make lint    style only            make types   types only'
 	@echo 'make docs    into build/docs     make bench   measure this machine'
 	@echo 'make clean   remove what make made'
@@ -26,6 +27,9 @@ bench: $(VENV)/.gnexec
 
 test: $(VENV)/.tox
 	$(TOX)
+
+torture: $(VENV)/.tox
+	$(TOX) -e torture
 
 lint types: $(VENV)/.tox
 	$(TOX) -e $@

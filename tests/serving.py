@@ -32,6 +32,8 @@ class Server:
     url: str = ""
     process: subprocess.Popen[str] | None = None
     output: list[str] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
+    program: tuple[str, ...] = (sys.executable, "-m", "gnexec")
 
     @property
     def private_keys(self) -> Path:
@@ -45,18 +47,20 @@ class Server:
 
     def start(self, port: int = 0) -> None:
         """Start it, and wait until it says where it listens."""
-        command = [sys.executable, "-m", "gnexec", "serve", "--data", str(self.data), "--port", str(port), *self.flags]
-        env = {"PATH": os.environ["PATH"], "HOME": str(self.data), "PYTHONUNBUFFERED": "1"}
+        command = [*self.program, "serve", "--data", str(self.data), "--port", str(port), *self.flags]
+        env = {"PATH": os.environ["PATH"], "HOME": str(self.data), "PYTHONUNBUFFERED": "1", **self.env}
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.output.append(line)
-            if line.startswith("gnexec serves"):
+            if "gnexec serves" in line:
                 found = _ADDRESS.search(line)
                 assert found is not None
                 self.url = found[0].rstrip("/")
                 break
         else:
+            self.process.stdout.close()
+            self.process.wait(30)
             msg = f"the server did not start: {''.join(self.output)}"
             raise AssertionError(msg)
         Thread(target=self._listen, args=(self.process.stdout,), daemon=True).start()
@@ -89,9 +93,9 @@ class Server:
 
 
 @contextmanager
-def running_server(data: Path, *flags: str) -> Iterator[Server]:
+def running_server(data: Path, *flags: str, env: dict[str, str] | None = None) -> Iterator[Server]:
     """Run a server over the folder `data` (made if need be) with these flags of `gnexec serve`; killed in the end."""
-    server = Server(data, flags)
+    server = Server(data, flags, env=env or {})
     data.mkdir(parents=True, exist_ok=True)
     if not (server.private_keys / "ring.json").exists():
         new_keys(server.private_keys, data / "public", ORIGIN)

@@ -25,6 +25,7 @@ FLOORS: Final[dict[str, int]] = {
     "errors": 0,
     "ids": 0,
     "core": 1,
+    "ed25519": 1,
     "tlog": 1,
     "tokens": 1,
     "wire": 1,

@@ -8,6 +8,7 @@ import stat
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
@@ -21,11 +22,24 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from gnexec.errors import BadConfiguration
+from gnexec.errors import BadConfiguration, Refused
 from gnexec.ids import b64url
-from gnexec.keys import files, load, load_jwks, new_keys, publish, rotate_token_key, worker_key
+from gnexec.keys import (
+    ServerKeys,
+    files,
+    load,
+    load_jwks,
+    new_keys,
+    publish,
+    retire_log_keys,
+    revoke_token_keys,
+    rotate_log_key,
+    rotate_token_key,
+    worker_key,
+)
 from gnexec.tlog.note import open_note, parse_vkey
 from gnexec.tlog.note import sign as sign_note
+from gnexec.tlog.succession import check_endorsement
 from gnexec.tokens import LONGEST_S, JobClaims, kid_of, public_jwk, read_job_token, sign
 
 ORIGIN: Final = "gnexec.example/log"
@@ -469,8 +483,8 @@ def test_new_keys_on_a_full_disk_leave_nothing(tmp_path: Path, monkeypatch: pyte
     assert failures == step > 15
 
 
-def test_new_keys_killed_anywhere_are_whole_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At each step in turn: a server starts with all keys or with none, and nothing is overwritten afterwards."""
+def test_new_keys_killed_anywhere_are_whole_or_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each step in turn: there are all keys, and they stay; or none that count, and the same command makes them."""
     outcomes: list[str] = []
     for step in range(100):
         private, public = tmp_path / f"{step}", tmp_path / f"{step}-public"
@@ -480,20 +494,24 @@ def test_new_keys_killed_anywhere_are_whole_or_refused(tmp_path: Path, monkeypat
                 new_keys(private, public, ORIGIN)
         if not reached():
             break
-        left = everything(private, public)
         try:
-            load(private)
+            kept = load(private).log_verifier.vkey
             outcomes.append("whole")
-            publish(private, public)
-            assert load_jwks(public / "jwks.json") == load(private).token_public
+            left = {path: data for path, data in everything(private, public).items() if path.name != "making.json"}
+            with pytest.raises(BadConfiguration, match="never overwritten"):
+                new_keys(private, public, ORIGIN)
+            assert {path: data for path, data in everything(private, public).items() if path in left} == left
         except BadConfiguration as err:
             assert "gnexec keys new" in str(err)  # noqa: PT017 -- either is right, depending on the step
-            outcomes.append("refused")
-        with suppress(BadConfiguration):
-            new_keys(private, public, ORIGIN)
-        assert {path: data for path, data in everything(private, public).items() if path in left} == left
+            kept = new_keys(private, public, ORIGIN).log_verifier.vkey
+            outcomes.append("anew")
+            assert sorted(path.name for path in private.iterdir() if path.suffix == ".pem").count("log.pem") == 1
+            assert len(list(private.glob("*token-*"))) == 2, "a private key that nobody uses was left behind"
+        assert load(private).log_verifier.vkey == kept
+        assert (public / "log.vkey").read_text() == f"{kept}\n"
+        assert load_jwks(public / "jwks.json") == load(private).token_public
     assert outcomes == sorted(outcomes)
-    assert set(outcomes) == {"refused", "whole"}
+    assert set(outcomes) == {"anew", "whole"}
 
 
 @pytest.mark.parametrize("error", [DISK_FULL, Killed()], ids=["disk full", "killed"])
@@ -558,6 +576,125 @@ def test_two_rotations_at_once_come_one_after_the_other(private: Path, public: P
     assert len(after.token_public) == 2 + 4
     assert set(before.token_public) < set(after.token_public)
     assert load_jwks(public / "jwks.json") == after.token_public
+
+
+# Rotated: log keys
+
+
+def vkeys(keys: ServerKeys, *, in_force: bool = False) -> list[str]:
+    """Return the log keys of a ring, oldest first."""
+    return [key.vkey for key in keys.log_keys if key.private is not None or not in_force]
+
+
+def test_new_log_key_signs_beside_the_one_before_and_is_vouched_for(private: Path, public: Path) -> None:
+    """Two are in force until the next rotation; the public file names the newest, a list has all of them."""
+    first = new_keys(private, public, ORIGIN)
+    second = rotate_log_key(private, public, now_s=NOW)
+    assert vkeys(second, in_force=True) == vkeys(second) == [first.log_verifier.vkey, second.log_verifier.vkey]
+    third = rotate_log_key(private, public, now_s=NOW + 1)
+    assert vkeys(third)[:2] == vkeys(second)
+    assert vkeys(third, in_force=True) == vkeys(third)[1:]
+    for older, newer in pairwise(third.log_keys):
+        check_endorsement(newer.row.endorsement, ORIGIN, newer.vkey, older.vkey)
+    assert (public / "log.vkey").read_text() == f"{third.log_verifier.vkey}\n"
+    listed = json.loads((public / "log-keys.json").read_bytes())["keys"]
+    assert [key["vkey"] for key in listed] == vkeys(third)
+    assert third.token_public == first.token_public
+    assert {mode(path) for path in private.iterdir()} == {0o600}
+
+
+def test_log_key_that_signs_no_more_is_not_kept_in_private(private: Path, public: Path) -> None:
+    """What is not there cannot be stolen; its public part stays."""
+    old = new_keys(private, public, ORIGIN).log_verifier
+    rotate_log_key(private, public, now_s=NOW)
+    keys = retire_log_keys(private, public, now_s=NOW + 1)
+    assert vkeys(keys, in_force=True) == [keys.log_verifier.vkey]
+    assert vkeys(keys)[0] == old.vkey
+    assert [path.name for path in private.glob("log*.pem")] == [keys.log_keys[-1].row.file]
+    with pytest.raises(BadConfiguration, match="one key in force"):
+        retire_log_keys(private, public, now_s=NOW + 2)
+    alone = rotate_log_key(private, public, now_s=NOW + 3, alone=True)
+    assert vkeys(alone, in_force=True) == [alone.log_verifier.vkey]
+
+
+def test_stolen_token_keys_are_all_thrown_out(private: Path, public: Path) -> None:
+    """Next, current and previous: whoever read the folder has the first two, and may have had the third."""
+    before = new_keys(private, public, ORIGIN)
+    before = rotate_token_key(private, public, now_s=NOW)
+    text = job_token(before.token_current)
+    after = revoke_token_keys(private, public, now_s=NOW + 1)
+    assert after.revoked == set(before.token_public)
+    assert not set(after.token_public) & set(before.token_public)
+    with pytest.raises(Refused):
+        read_job_token(text, after.token_public, origin=ORIGIN)
+    assert set(load_jwks(public / "retired.json")) == set(before.token_public)
+    later = rotate_token_key(private, public, now_s=NOW + 2)
+    assert later.revoked == after.revoked
+
+
+def test_list_of_keys_says_since_when_and_until_when(private: Path, public: Path) -> None:
+    """Each with its role; what an older gnexec did not note is left open."""
+    new_keys(private, public, ORIGIN, now_s=NOW)
+    rotate_log_key(private, public, now_s=NOW + 1)
+    rotate_token_key(private, public, now_s=NOW + 2)
+    rows = [(line.use, line.since_s, line.until_s) for line in load(private).lines()]
+    assert rows == [
+        ("log", NOW + 1, None),
+        ("log, previous", NOW, None),
+        ("token, next", NOW + 2, None),
+        ("token, current", NOW + 2, None),
+        ("token, previous", NOW + 2, NOW + 2 + LONGEST_S),
+    ]
+
+
+def test_ring_of_an_older_gnexec_is_read_and_rotated(private: Path, public: Path) -> None:
+    """It named no log key and no times; its one log key is the first of all."""
+    made = new_keys(private, public, ORIGIN)
+    old = {"origin": ORIGIN, "next": made.ring.next, "current": made.ring.current, "previous": [], "retired": []}
+    (private / "ring.json").write_text(json.dumps(old))
+    assert load(private).log_verifier == made.log_verifier
+    assert all(line.since_s is None for line in load(private).lines())
+    after = rotate_log_key(private, public, now_s=NOW)
+    assert vkeys(after)[0] == made.log_verifier.vkey
+
+
+WAYS: Final[dict[str, Callable[[Path, Path], ServerKeys]]] = {
+    "log": lambda private, public: rotate_log_key(private, public, now_s=NOW + 1),
+    "log now": lambda private, public: rotate_log_key(private, public, now_s=NOW + 1, alone=True),
+    "log retire": lambda private, public: retire_log_keys(private, public, now_s=NOW + 1),
+    "token now": lambda private, public: revoke_token_keys(private, public, now_s=NOW + 1),
+}
+
+
+@pytest.mark.parametrize("error", [DISK_FULL, Killed()], ids=["disk full", "killed"])
+@pytest.mark.parametrize("way", WAYS)
+def test_turn_interrupted_anywhere_leaves_the_old_ring_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, error: BaseException
+) -> None:
+    """At each step in turn: a whole ring is there, and the same command, given again, does what it ought to."""
+    rings = set()
+    for step in range(100):
+        private, public = tmp_path / f"{step}", tmp_path / f"{step}-public"
+        new_keys(private, public, ORIGIN)
+        before = rotate_log_key(private, public, now_s=NOW)
+        with monkeypatch.context() as patch:
+            reached = fail_at(patch, step, error)
+            with suppress(BadConfiguration, Killed):
+                WAYS[way](private, public)
+        after = load(private)
+        rings.add("old" if after.ring == before.ring else "new")
+        if after.ring == before.ring or not way.endswith("retire"):
+            WAYS[way](private, public)
+        publish(private, public)
+        last = load(private)
+        assert (public / "log.vkey").read_text() == f"{last.log_verifier.vkey}\n"
+        named = {key.row.file for key in last.log_keys if key.private is not None}
+        if not way.endswith("retire") or after.ring == before.ring:
+            assert {path.name for path in private.glob("log*.pem")} == named
+        if not reached():
+            break
+    assert step > 5
+    assert rings == {"old", "new"}
 
 
 # The worker's

@@ -42,6 +42,7 @@ REFUSALS: Final[dict[str, tuple[int, str]]] = {
     "bad_range": (416, "The range cannot be served"),
     "too_many": (429, "Too many requests"),
     "internal": (500, "The server failed"),
+    "overloaded": (503, "The server has more to do than it can"),
     "unready": (503, "The server is not ready"),
     "store_away": (503, "The store does not answer"),
     "timed_out": (504, "The answer did not come in time"),

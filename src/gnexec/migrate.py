@@ -2,7 +2,8 @@
 
 The migrations are the files of `alembic/versions/`, run from a checkout or from inside the installed package. Each run
 is one transaction, so a database is at one revision or the next, never between. Nothing here migrates by surprise: only
-`upgrade` does, and `open_store(create=True)` for a database that has no table at all.
+`upgrade` does, and `open_store(create=True)` for a database that has no table at all. Of several processes that do so
+at once over PostgreSQL, one does it and the others find it done.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, inspect
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.pool import NullPool
 
-from gnexec.errors import BadConfiguration
+from gnexec.errors import BadConfiguration, StoreAway
 from gnexec.store.connections import connect
 from gnexec.store.lockfile import LockFile
+from gnexec.store.pgaddress import PgAddress, is_postgres
+from gnexec.store.pgkeys import NO_SERVER, ONE_AT_A_TIME
 
 MEND: Final = "Run `gnexec db upgrade`."
 
@@ -57,6 +60,9 @@ def current(url: str) -> str | None:
     Raises:
         BadConfiguration: the address or the file is not usable.
     """
+    if is_postgres(url):
+        with connected_postgres(PgAddress.parse(url)) as connection:
+            return _revision(connection)
     database = sqlite_path(url)
     if not database.exists():
         return None
@@ -79,8 +85,37 @@ def upgrade(url: str) -> None:
     Raises:
         BadConfiguration: it is in use by a server, comes from a newer program, or is not usable.
     """
+    if is_postgres(url) and current(url) == head():
+        return  # servers may be at work
     with writing(url) as connection:
-        _upgrade(connection)
+        if is_postgres(url):
+            _refuse_newer(_revision(connection))
+            with connection.begin():
+                _run_migrations(connection)
+        else:
+            _upgrade(connection)
+
+
+def prepare_postgres(address: PgAddress, *, create: bool) -> None:
+    """Make sure that a PostgreSQL database is at head; make the schema if it has no table at all.
+
+    Args:
+        address: of the database, which must be there.
+        create: as for `prepare`.
+
+    Raises:
+        BadConfiguration: it is not at head, or not usable.
+        StoreAway: no answer.
+    """
+    with connected_postgres(address) as connection:
+        revision = _revision(connection)
+        if create and revision is None:
+            with connection.begin():
+                connection.exec_driver_sql(ONE_AT_A_TIME)
+                if not inspect(connection).get_table_names():
+                    _run_migrations(connection)
+            revision = _revision(connection)
+        _check(revision)
 
 
 def prepare(database: Path, *, create: bool) -> None:
@@ -106,6 +141,12 @@ def writing(url: str) -> Iterator[Connection]:
     Raises:
         BadConfiguration: it is in use, or not usable.
     """
+    if is_postgres(url):
+        address = PgAddress.parse(url)
+        with connected_postgres(address) as connection:
+            _refuse_servers(connection, address)
+            yield connection
+        return
     database = sqlite_path(url)
     with LockFile(database), connected(database, mode="rwc") as connection:
         yield connection
@@ -133,6 +174,35 @@ def connected(database: Path, *, mode: str) -> Iterator[Connection]:
             yield connection
     except DatabaseError as err:
         msg = f"{database} cannot be used as a database: {err.orig}."
+        raise BadConfiguration(msg) from err
+    finally:
+        engine.dispose()
+
+
+def shown(url: str) -> str:
+    """Return an address as messages may show it: without a password."""
+    return PgAddress.parse(url).shown if is_postgres(url) else url
+
+
+@contextmanager
+def connected_postgres(address: PgAddress) -> Iterator[Connection]:
+    """Connect SQLAlchemy to a PostgreSQL database.
+
+    Raises:
+        BadConfiguration: it refuses, or does not do as it is told.
+        StoreAway: no answer.
+    """
+    from gnexec.store.pglink import connect_driver  # noqa: PLC0415 - an extra
+
+    engine = create_engine("postgresql+psycopg://", creator=lambda: connect_driver(address), poolclass=NullPool)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except OperationalError as err:
+        msg = f"{address.shown}: {' '.join(str(err.orig).split())}"
+        raise StoreAway(msg) from err
+    except DatabaseError as err:
+        msg = f"{address.shown} does not allow what is needed: {' '.join(str(err.orig).split())}."
         raise BadConfiguration(msg) from err
     finally:
         engine.dispose()
@@ -170,21 +240,35 @@ def _make(database: Path) -> None:
 
 
 def _upgrade(connection: Connection) -> None:
-    """Run the migrations that are missing, in one transaction.
+    """Run the migrations that a SQLite file misses, in one transaction.
 
     Alembic takes SQLite's DDL for untransactional, as it is in the Python driver's own transactions; this one is begun
     explicitly, and then SQLite's DDL rolls back like anything else.
     """
     _refuse_newer(_revision(connection))
-    config = _config()
-    config.attributes["connection"] = connection
     connection.exec_driver_sql("BEGIN IMMEDIATE")
     try:
-        command.upgrade(config, "head")
+        _run_migrations(connection)
     except BaseException:
         connection.rollback()
         raise
     connection.commit()
+
+
+def _run_migrations(connection: Connection) -> None:
+    """Run the migrations that are missing, in the transaction that the caller has begun."""
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _refuse_servers(connection: Connection, address: PgAddress) -> None:
+    """Make sure that no server has the log open, and keep any from opening it for as long as the connection lasts."""
+    (alone,) = connection.exec_driver_sql(NO_SERVER).one()
+    connection.rollback()
+    if not alone:
+        msg = f"{address.shown} is in use by a server. Stop all servers first."
+        raise BadConfiguration(msg)
 
 
 def _revision(connection: Connection) -> str | None:

@@ -16,11 +16,13 @@ from typing import Final, get_args
 import msgspec
 
 from gnexec.core.events import AnyEvent
+from gnexec.core.upcast import OldEvent, upcast
 from gnexec.errors import CorruptLog, UnknownEvent
 from gnexec.ids import DIGEST, MAX_SAFE_INT, salted_digest
 
 LEAF_VERSION: Final = 1
 SALT_BYTES: Final = 16
+_AT: Final = len(b'{"at":')
 
 
 class Leaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -46,11 +48,11 @@ class _Version(msgspec.Struct):
 
 
 _encode: Final = msgspec.json.Encoder(order="sorted")
-_decode_event: Final[msgspec.json.Decoder[AnyEvent]] = msgspec.json.Decoder(AnyEvent, strict=True)
+_decode_event: Final[msgspec.json.Decoder[AnyEvent | OldEvent]] = msgspec.json.Decoder(AnyEvent | OldEvent, strict=True)
 _decode_leaf: Final = msgspec.json.Decoder(Leaf, strict=True)
 _decode_tag: Final = msgspec.json.Decoder(_Tag)
 _decode_version: Final = msgspec.json.Decoder(_Version)
-_KNOWN_TAGS: Final = frozenset(kind.__struct_config__.tag for kind in get_args(AnyEvent))
+_KNOWN_TAGS: Final = frozenset(kind.__struct_config__.tag for kind in get_args(AnyEvent | OldEvent))
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What a decoder raises for bytes that others made."""
 
@@ -61,14 +63,14 @@ def encode_event(event: AnyEvent) -> bytes:
 
 
 def decode_event(payload: bytes) -> AnyEvent:
-    """Read a payload.
+    """Read a payload, of any form that was ever written.
 
     Raises:
         UnknownEvent: it is JSON with a tag that this version does not know.
         CorruptLog: it is no event at all, or has not the form that its tag promises.
     """
     try:
-        return _decode_event.decode(payload)
+        return upcast(_decode_event.decode(payload))
     except _UNREADABLE as err:
         try:
             tag = _decode_tag.decode(payload).t
@@ -126,3 +128,21 @@ def open_payload(leaf: Leaf, salt: bytes, payload: bytes) -> AnyEvent:
         msg = "the payload is not the one that the leaf commits to"
         raise CorruptLog(msg)
     return decode_event(payload)
+
+
+def open_entry(leaf: bytes, salt: bytes, payload: bytes) -> tuple[int, AnyEvent]:
+    """Read an entry: its time, and its event; as `decode_leaf` and `open_payload`, at half the cost for a good one.
+
+    Raises:
+        CorruptLog: the leaf is not in the one form that `encode_leaf` writes, or commits to something else.
+        UnknownEvent: the leaf or the event has a later version.
+    """
+    try:
+        at_ms = int(leaf[_AT : leaf.index(b",", _AT)])
+    except ValueError:
+        at_ms = -1
+    # Who writes the same leaf anew has checked its form and its digest at once.
+    if 0 <= at_ms <= MAX_SAFE_INT and len(salt) == SALT_BYTES and leaf == encode_leaf(at_ms, salt, payload):
+        return at_ms, decode_event(payload)
+    found = decode_leaf(leaf)
+    return found.at, open_payload(found, salt, payload)

@@ -114,11 +114,12 @@ class Dispatcher:
     at_ms: int = START_MS
     workers: dict[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
+    tokens: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
-        """Open the log, with one token key."""
+        """Open the log, with one token key, or those of a ring."""
         token_key = key_of("tokens")
-        keys = {kid_of(token_key.public_key()): x_of(token_key)}
+        keys = {kid_of(token_key.public_key()): x_of(token_key)} if self.tokens is None else self.tokens
         self.do(OpenLog(self.origin, self.verifier.vkey, keys, self.policy))
 
     @property
@@ -354,9 +355,10 @@ def long(
     data_class: DataClass = DataClass.PUBLIC,
     origin: str = ORIGIN,
     key: Ed25519PrivateKey = LOG_KEY,
+    tokens: dict[str, str] | None = None,
 ) -> Dispatcher:
     """Return an honest dispatcher with a log longer than a tile: four entries for each of many jobs."""
-    desk = Dispatcher(origin=origin, key=key)
+    desk = Dispatcher(origin=origin, key=key, tokens=tokens)
     desk.enrol("ann")
     for _ in range(rounds):
         desk.submit(1, terms(quorum=1, data_class=data_class))

@@ -8,9 +8,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gnexec.audit.anchor import Known, checkpoints_home, choose_anchor, read_vkey
+from gnexec.audit.verify import verify
 from gnexec.errors import BadConfiguration, ProofError
 from gnexec.tlog.note import Verifier
-from tests.audit.logs import ORIGIN, VERIFIER, honest
+from tests.audit.logs import ORIGIN, VERIFIER, honest, long
 
 OTHER = Verifier.of(ORIGIN, Ed25519PrivateKey.generate().public_key())
 
@@ -39,8 +40,11 @@ def test_given_key_goes_before_all_others(tmp_path: Path) -> None:
 def test_kept_checkpoint_of_another_key_is_a_finding() -> None:
     """Two keys for one log: one of them lies, and it is not passed over."""
     choose_anchor(ORIGIN, VERIFIER.vkey).keep(honest().note)
-    with pytest.raises(ProofError, match="not signed by this key"):
-        _ = choose_anchor(ORIGIN, None, OTHER.vkey).kept
+    key = Ed25519PrivateKey.generate()
+    forged = long(key=key).log()
+    anchor = choose_anchor(ORIGIN, None, forged.header.vkey)
+    with pytest.raises(ProofError, match="which must never happen"):
+        verify(forged.header, forged.items, anchor.key, kept=anchor.kept, kept_note=anchor.note)
 
 
 def test_published_key_counts_for_its_own_log_only(tmp_path: Path) -> None:

@@ -61,15 +61,15 @@ def test_store_in_use_by_a_server_can_be_replayed(data: Path) -> None:
 def test_ref_that_is_missing_is_named(data: Path) -> None:
     """A job whose entry is filed nowhere is named, with the entry."""
     found = tampered(data, "DELETE FROM refs WHERE key = ? AND seq = ?", job_key(7), 30)
-    assert difference(found) == ("refs", "job 7 at entry 30 is missing (missing: 1, too many: 0)")
+    assert difference(found) == ("refs", "jobs 0 to 7 at entry 30 is missing (missing: 1, too many: 0)")
 
 
 def test_ref_that_leads_elsewhere_is_named(data: Path) -> None:
     """A ref that was bent is one that is missing and one that is too many."""
-    found = tampered(data, "UPDATE refs SET seq = 5 WHERE key = ? AND seq = ?", job_key(7), 30)
+    found = tampered(data, "UPDATE refs SET seq = 1 WHERE key = ? AND seq = ?", job_key(7), 30)
     cache, detail = difference(found)
     assert cache == "refs"
-    assert detail == "job 7 at entry 5 is too many (missing: 1, too many: 1)"
+    assert detail == "jobs 0 to 7 at entry 1 is too many (missing: 1, too many: 1)"
 
 
 def test_all_refs_lost_are_counted(data: Path) -> None:

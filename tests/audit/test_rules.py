@@ -19,6 +19,7 @@ from gnexec.core.events import (
     Equivocated,
     HandedOut,
     JobDecided,
+    JobsDecided,
     JobState,
     JoinedJob,
     KeyAdded,
@@ -31,6 +32,7 @@ from gnexec.core.events import (
     OwnerWithdrew,
     PolicySet,
     RefusalNoted,
+    ResultsCompared,
     Submitted,
     WorkerEnrolled,
 )
@@ -196,7 +198,11 @@ def job_is_decided_without_quorum() -> tuple[Dispatcher, int]:
     """One result of two is declared to be enough."""
     desk, held = working()
     desk.report(held)
-    return desk, desk.forge(JobDecided(job=1, revision=1, state=JobState.SUCCEEDED, canonical=1, reason="quorum"))
+    return desk, desk.forge(
+        JobsDecided(
+            decided=[JobDecided(job=1, revision=1, state=JobState.SUCCEEDED, canonical=1, reason="quorum")]
+        )
+    )
 
 
 def job_is_decided_by_another_result() -> tuple[Dispatcher, int]:
@@ -205,7 +211,9 @@ def job_is_decided_by_another_result() -> tuple[Dispatcher, int]:
     desk.report(held)
     desk.report(desk.take("bob"))
     at_ms, event = desk.told.pop()
-    desk.told.append((at_ms, msgspec.structs.replace(event, canonical=2)))
+    assert isinstance(event, JobsDecided)
+    (decided,) = event.decided
+    desk.told.append((at_ms, JobsDecided(decided=[msgspec.structs.replace(decided, canonical=2)])))
     return desk, desk.size - 1
 
 
@@ -215,9 +223,10 @@ def differing_results_are_called_equal() -> tuple[Dispatcher, int]:
     desk.report(held)
     desk.report(desk.take("bob"), "wrong")
     at_ms, event = desk.told.pop()
-    assert isinstance(event, Compared)
-    assert not event.equal
-    desk.told.append((at_ms, msgspec.structs.replace(event, equal=True, why="")))
+    assert isinstance(event, ResultsCompared)
+    (found,) = event.found
+    assert not found.equal
+    desk.told.append((at_ms, ResultsCompared(found=[msgspec.structs.replace(found, equal=True, why="")])))
     return desk, desk.size - 1
 
 
@@ -226,7 +235,9 @@ def comparison_is_made_up() -> tuple[Dispatcher, int]:
     desk, held = working()
     desk.report(held)
     desk.report(desk.take("bob"), "wrong")
-    return desk, desk.forge(Compared(job=1, a=1, b=2, equal=True, validator="exact/1", why=""))
+    return desk, desk.forge(
+        ResultsCompared(found=[Compared(job=1, a=1, b=2, equal=True, validator="exact/1", why="")])
+    )
 
 
 def decision_is_left_out() -> tuple[Dispatcher, int]:
@@ -235,7 +246,7 @@ def decision_is_left_out() -> tuple[Dispatcher, int]:
     desk.report(held)
     desk.report(desk.take("bob"))
     _, left_out = desk.told.pop()
-    assert isinstance(left_out, JobDecided)
+    assert isinstance(left_out, JobsDecided)
     return desk, desk.forge(LeaseExtended(jti=held.jti, job=1, effort=Effort(), lease_until_ms=0))
 
 
@@ -693,6 +704,6 @@ def test_crash_of_both_owners_is_a_failure_that_the_rules_give() -> None:
     desk, held = working()
     desk.report(held, outcome=Outcome(exit=1))
     desk.report(desk.take("bob"), outcome=Outcome(exit=1))
-    assert isinstance(desk.told[-1][1], JobDecided)
+    assert isinstance(desk.told[-1][1], JobsDecided)
     log = desk.log()
     assert verify(log.header, log.items, VERIFIER).level is Level.FULL

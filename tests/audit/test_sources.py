@@ -21,6 +21,7 @@ from gnexec.audit.receipts import check_receipt, prove
 from gnexec.audit.source import open_provable, open_source
 from gnexec.audit.verify import Level, verify
 from gnexec.core.terms import DataClass
+from gnexec.desk.held import ring_of
 from gnexec.errors import BadConfiguration, CorruptLog, Refused, ServerUnreachable
 from gnexec.keys import load, new_keys
 from gnexec.tlog.note import parse_vkey
@@ -46,7 +47,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Run a real server over a log of more than one tile, its jobs public but for one that is not closed."""
     data = tmp_path_factory.mktemp("server")
     keys = new_keys(data / "keys", data / "public", ORIGIN)
-    desk = long(origin=ORIGIN, key=keys.log_key)
+    desk = long(origin=ORIGIN, key=keys.log_key, tokens=ring_of(keys).tokens)
     desk.submit(1)
     desk.store(data)
     with served(data) as running:
@@ -156,7 +157,7 @@ def test_live_log_shows_what_is_public_and_withholds_the_rest(server: Server) ->
         result = verify(log.header, log.items(), parse_vkey(server.vkey))
     assert result.level is Level.INTEGRITY
     assert (result.withheld, result.statements) == (1, 80)
-    assert result.ruled == 4 + 4 * 80
+    assert result.ruled == 5 + 4 * 80
 
 
 def test_live_log_with_an_audit_token_is_fully_verified(server: Server) -> None:
@@ -205,7 +206,7 @@ def test_receipt_made_over_http_equals_the_one_made_from_the_store(server: Serve
 def test_receipt_of_a_withheld_entry_shows_its_leaf(server: Server) -> None:
     """Without the payload, a receipt still shows that the leaf is in the log."""
     with open_provable(server.url) as log:
-        receipt = prove(log, 4 + 4 * 80)
+        receipt = prove(log, 5 + 4 * 80)
     assert (receipt.salt, receipt.payload) == ("", "")
     assert check_receipt(receipt, parse_vkey(server.vkey)).event is None
 
@@ -213,19 +214,19 @@ def test_receipt_of_a_withheld_entry_shows_its_leaf(server: Server) -> None:
 def test_server_that_serves_another_entry_than_it_committed_to_is_found(tmp_path: Path) -> None:
     """An entry that is swapped under a running server does not fit the tile that the server has in memory."""
     keys = new_keys(tmp_path / "data" / "keys", tmp_path / "data" / "public", ORIGIN)
-    long(origin=ORIGIN, key=keys.log_key).store(tmp_path / "data")
+    long(origin=ORIGIN, key=keys.log_key, tokens=ring_of(keys).tokens).store(tmp_path / "data")
     with served(tmp_path / "data") as running:
-        tamper(running.data, SWAP, 259)
+        tamper(running.data, SWAP, 260)
         with pytest.raises(CorruptLog) as caught, open_source(running.url) as log:
             verify(log.header, log.items(), parse_vkey(running.vkey))
-    assert caught.value.seq == 259
+    assert caught.value.seq == 260
 
 
 def test_server_with_an_older_log_is_found_against_what_was_verified(tmp_path: Path) -> None:
     """A server that was set back to an old state is found by whoever has seen a newer one."""
     data = tmp_path / "data"
     keys = new_keys(data / "keys", data / "public", ORIGIN)
-    desk = long(2, data_class=DataClass.PROJECT, origin=ORIGIN, key=keys.log_key)
+    desk = long(2, data_class=DataClass.PROJECT, origin=ORIGIN, key=keys.log_key, tokens=ring_of(keys).tokens)
     desk.store(tmp_path / "newer")
     with LocalLog(tmp_path / "newer" / "log.sqlite") as log:
         kept = verify(log.header, log.items(), load(data / "keys").log_verifier).checkpoint
@@ -248,4 +249,4 @@ def test_withheld_payloads_of_a_server_are_marked_in_its_export(server: Server, 
     with open_source(server.url) as log:
         assert export(log, tmp_path / "file")[1] == 1
     lines = [msgspec.json.decode(line) for line in (tmp_path / "file").read_bytes().splitlines()]
-    assert [line["seq"] for line in lines if line.get("withheld")] == [4 + 4 * 80]
+    assert [line["seq"] for line in lines if line.get("withheld")] == [5 + 4 * 80]

@@ -211,13 +211,13 @@ def test_payload_released_in_a_gap_is_held_against_its_leaf() -> None:
 def test_time_that_goes_back_is_found_in_leaves_alone() -> None:
     """Time is public: no payload is needed to see that it went back, and the checkpoint may be valid."""
     desk = eventful()
-    at_ms, event = desk.told[40]
-    desk.told[40] = desk.told[39][0] - 1, event
+    _, event = desk.told[30]
+    desk.told[30] = desk.told[29][0] - 1, event
     log = desk.log()
     items = whole([Record(r.seq, r.leaf) for r in log.records], log.note)
     with pytest.raises(CorruptLog, match="time goes back") as caught:
         verify(log.header, items, VERIFIER)
-    assert (caught.value.seq, at_ms) == (40, desk.told[41][0])
+    assert caught.value.seq == 30
 
 
 @pytest.mark.parametrize("change", [{"size": SIZE - 1}, {"origin": "other.test/log"}, {"vkey": "x"}])

@@ -25,6 +25,7 @@ from gnexec.ids import ANONYMOUS
 from gnexec.tlog.merkle import leaf_hash
 from gnexec.tlog.tiles import Tree
 from gnexec.wire import decode_leaf, encode_event, encode_leaf, open_payload
+from tests.core.rings import Rings
 from tests.core.scene import CRASH, ORIGIN, PAIR, POLICY, PREEMPTED, VKEY, Scene, draw, expect, request, terms
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "golden"
@@ -107,7 +108,27 @@ def trusting() -> Scene:
     return scene
 
 
-SCENES: Final[dict[str, Callable[[], Scene]]] = {"spine-1": spine, "trusting-1": trusting}
+def turning() -> Scene:
+    """Return a log whose keys turn while attempts are out: token keys, log keys, and a theft."""
+    rings = Rings()
+    scene = Scene(vkey=rings.vkeys[0])
+    vera = scene.enrol("vera")
+    scene.jobs(3)
+    scene.when(rings.ring("kid", "a", current="kid"))
+    held = scene.take(vera)
+    scene.later(1)
+    scene.when(rings.ring("a", "b", "kid", current="a", log=2))
+    scene.progress(scene.take(vera), 0)
+    scene.when(rings.ring("b", "c", "a", current="b", retired={"kid"}, log=3, ended=1))
+    scene.report(held)
+    scene.when(rings.ring("d", "e", current="d", retired={"kid"}, revoked={"a", "b", "c"}, log=3, ended=2))
+    scene.later(200)
+    scene.lapse()
+    return scene
+
+
+SCENES: Final[dict[str, Callable[[], Scene]]] = {"spine-2": spine, "trusting-2": trusting, "turning-1": turning}
+"""Their number goes up when the form of what they write changes; what was written before stays."""
 
 
 def replace_policy(**changes: Any) -> PolicySet:  # noqa: ANN401 -- fields of the policy

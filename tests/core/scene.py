@@ -114,11 +114,12 @@ class Scene:
     at_ms: int = START_MS
     new: list[AnyEvent] = field(default_factory=list)
     draws: int = 0
+    vkey: str = VKEY
 
     def __post_init__(self) -> None:
         """Open the log."""
         if not self.told:
-            self.when(OpenLog(ORIGIN, VKEY, {"kid": "x"}, self.policy))
+            self.when(OpenLog(ORIGIN, self.vkey, {"kid": "x"}, self.policy))
 
     # Given, when, then.
 

@@ -19,7 +19,7 @@ def summary(world: World) -> dict[str, Any]:
         "origin": world.origin,
         "vkey": world.vkey,
         "policy": msgspec.to_builtins(world.policy),
-        "keys": dict(world.keys),
+        "keys": msgspec.to_builtins(world.keys),
         "next_job": world.next_job,
         "jobs": {job: msgspec.to_builtins(world.jobs[job]) for job in sorted(world.jobs)},
         "hand_outs": {

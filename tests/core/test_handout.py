@@ -65,12 +65,14 @@ def test_next_many_is_one_event_with_one_lease_and_deadline(scene: Scene) -> Non
     assert held.lease_until_ms == START_MS + LEASE_MS
 
 
-def test_next_answers_with_the_jobs_as_they_are_after_it(scene: Scene) -> None:
-    """The answer's jobs are those of the log, the new attempts included."""
+def test_next_answers_with_the_jobs_and_their_attempt_numbers(scene: Scene) -> None:
+    """The answer's jobs are those of the log, each with the number of the attempt that was begun."""
     ids = scene.jobs(2)
     worker = scene.enrol("vera")
     work = expect(Work, scene.next(worker, 2))
-    assert [(job, number) for job, number in work.jobs] == [(scene.job(job), 1) for job in ids]
+    assert [(job.id, job.digest, job.spec, number) for job, number in work.jobs] == [
+        (job, scene.job(job).digest, scene.job(job).spec, 1) for job in ids
+    ]
     assert (work.lease_until_ms, work.at_ms) == (START_MS + LEASE_MS, START_MS)
 
 
@@ -162,7 +164,8 @@ def test_next_repeated_request_gets_the_same_again(scene: Scene) -> None:
     first = expect(Work, scene.next(vera, 2, "r1"))
     scene.later(5)
     again = expect(Work, scene.next(vera, 2, "r1"))
-    assert again == first
+    assert (again.hand_out, again.lease_until_ms, again.at_ms) == (first.hand_out, first.lease_until_ms, first.at_ms)
+    assert [(job.id, number) for job, number in again.jobs] == [(job.id, number) for job, number in first.jobs]
     assert scene.new == []
     assert scene.take(vera, 2, "r2").jobs == [(3, 1)]
 
@@ -407,7 +410,7 @@ def test_lapse_after_contact_is_abandoned_and_counts(scene: Scene) -> None:
         scene.lapse()
         assert scene.job(1).attempts[turn - 1].state is AttemptState.ABANDONED
     assert (scene.job(1).state, scene.job(1).reason) == (JobState.FAILED, "attempts")
-    assert kinds(scene.new) == ["AttemptsLapsed", "JobDecided"]
+    assert kinds(scene.new) == ["AttemptsLapsed", "JobsDecided"]
     assert scene.world.jobs == {}
 
 

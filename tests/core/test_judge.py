@@ -41,7 +41,7 @@ def test_report_of_a_single_result_decides_and_is_valid(scene: Scene) -> None:
     scene.jobs(1)
     (held,) = taken_by(scene, "vera")
     assert scene.report(held) == [VALID]
-    assert kinds(scene.new) == ["ResultsReported", "JobDecided"]
+    assert kinds(scene.new) == ["ResultsReported", "JobsDecided"]
     job = scene.job(1)
     assert (job.state, job.canonical, job.reason, job.revision) == (JobState.SUCCEEDED, 1, "quorum", 1)
     assert job.decided_seq == len(scene.told) - 1
@@ -55,7 +55,7 @@ def test_report_first_of_a_quorum_is_pending_and_the_second_decides(scene: Scene
     assert scene.report(second) == [PENDING]
     assert kinds(scene.new) == ["ResultsReported"]
     assert scene.report(first) == [VALID]
-    assert kinds(scene.new) == ["ResultsReported", "Compared", "JobDecided"]
+    assert kinds(scene.new) == ["ResultsReported", "ResultsCompared", "JobsDecided"]
     assert scene.job(1).canonical == 2
     assert scene.job(1).comparisons == ((2, 1, True),)
 
@@ -66,8 +66,8 @@ def test_report_disagreement_asks_for_another_owner(scene: Scene) -> None:
     liar, honest = taken_by(scene, "eve", "vera")
     scene.report(liar, "wrong")
     assert scene.report(honest) == [PENDING]
-    assert kinds(scene.new) == ["ResultsReported", "Compared"]
-    assert scene.new[1].why  # type: ignore[union-attr]
+    assert kinds(scene.new) == ["ResultsReported", "ResultsCompared"]
+    assert [found.why != "" for found in scene.new[1].found] == [True]  # type: ignore[union-attr]
     (third,) = taken_by(scene, "wim")
     assert third.jobs == [(1, 3)]
     assert scene.report(third) == [VALID]
@@ -176,8 +176,8 @@ def test_report_many_results_is_one_event_with_a_verdict_each(scene: Scene) -> N
     held = scene.take(scene.enrol("vera"), 3)
     answer = expect(Verdicts, scene.when(scene.report_of(held)))
     assert [(one.job, one.verdict) for one in answer.judged] == [(1, VALID), (2, VALID), (3, PENDING)]
-    assert kinds(scene.new) == ["ResultsReported", "JobDecided", "JobDecided"]
-    assert {one.seq for one in answer.judged} == {len(scene.told) - 3}
+    assert kinds(scene.new) == ["ResultsReported", "JobsDecided"]
+    assert {one.seq for one in answer.judged} == {len(scene.told) - 2}
 
 
 def test_report_verdicts_come_in_the_order_asked(scene: Scene) -> None:
@@ -318,7 +318,7 @@ def test_equivocation_beside_good_results_does_not_taint_them(scene: Scene) -> N
     scene.report(held, "a", only=1)
     answer = expect(Verdicts, scene.when(scene.report_of(held, "b")))
     assert [one.verdict for one in answer.judged] == [EQUIVOCATION, VALID]
-    assert kinds(scene.new) == ["Equivocated", "RefusalNoted", "ResultsReported", "JobDecided"]
+    assert kinds(scene.new) == ["Equivocated", "RefusalNoted", "ResultsReported", "JobsDecided"]
     assert scene.told[answer.judged[1].seq][1] is scene.new[2]
     assert answer.judged[0].seq == -1
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from gnexec.core.events import AnyEvent, LogOpened
 from gnexec.errors import CorruptLog, UnknownEvent
 from gnexec.ids import MAX_SAFE_INT
-from gnexec.wire import Leaf, decode_event, decode_leaf, encode_event, encode_leaf, open_payload
+from gnexec.wire import Leaf, decode_event, decode_leaf, encode_event, encode_leaf, open_entry, open_payload
 from tests.core.strategies import KINDS, any_event, of
 
 SALT = bytes(range(16))
@@ -116,6 +116,7 @@ def test_leaf_round_trips_and_opens_its_payload(event: AnyEvent, at_ms: int, sal
     assert encoded == rfc8785.dumps({"at": at_ms, "d": hashlib.sha256(salt + payload).hexdigest(), "v": 1})
     assert leaf.at == at_ms
     assert open_payload(leaf, salt, payload) == event
+    assert open_entry(encoded, salt, payload) == (at_ms, event)
     assert len(encoded) < 128
 
 
@@ -155,6 +156,9 @@ def test_leaf_in_any_other_form_is_corrupt(leaf: bytes) -> None:
     with pytest.raises(CorruptLog) as caught:
         decode_leaf(leaf)
     assert not isinstance(caught.value, UnknownEvent)
+    with pytest.raises(CorruptLog) as caught:
+        open_entry(leaf, SALT, PAYLOAD)
+    assert not isinstance(caught.value, UnknownEvent)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +168,8 @@ def test_leaf_of_another_version_is_unknown(leaf: bytes) -> None:
     """A later form of the leaf is not damage, whatever its fields."""
     with pytest.raises(UnknownEvent):
         decode_leaf(leaf)
+    with pytest.raises(UnknownEvent):
+        open_entry(leaf, SALT, PAYLOAD)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +188,8 @@ def test_payload_that_the_leaf_does_not_commit_to_is_corrupt(salt: bytes, payloa
     assert open_payload(leaf, SALT, PAYLOAD) == EVENT
     with pytest.raises(CorruptLog, match="commits to"):
         open_payload(leaf, salt, payload)
+    with pytest.raises(CorruptLog, match="commits to"):
+        open_entry(LEAF, salt, payload)
 
 
 def test_leaf_type_is_what_is_encoded() -> None:

@@ -18,6 +18,7 @@ from gnexec.core.events import (
     Effort,
     HandedOut,
     JobDecided,
+    JobsDecided,
     JobState,
     JoinedJob,
     LapsedAttempt,
@@ -26,6 +27,7 @@ from gnexec.core.events import (
     NewJob,
     OwnerWithdrew,
     PolicySet,
+    ResultsCompared,
     ResultsReported,
     Submitted,
     WorkerEnrolled,
@@ -121,13 +123,13 @@ ILLEGAL: dict[str, Any] = {
     "a closed job's attempt lapses": lambda _: AttemptsLapsed(
         ends=[LapsedAttempt("B" * 22, 1, 1, AttemptState.ABANDONED)]
     ),
-    "a closed job is decided again": lambda _: JobDecided(
-        job=1, revision=1, state=JobState.FAILED, canonical=None, reason="failures"
+    "a closed job is decided again": lambda _: JobsDecided(
+        decided=[JobDecided(job=1, revision=1, state=JobState.FAILED, canonical=None, reason="failures")]
     ),
     "a closed job is withdrawn from": lambda _: OwnerWithdrew(owner="olga", jobs=[1]),
     "a stranger withdraws": lambda _: OwnerWithdrew(owner="eve", jobs=[2]),
-    "a result is compared that is not there": lambda _: Compared(
-        job=2, a=1, b=2, equal=True, validator="exact/1", why=""
+    "a result is compared that is not there": lambda _: ResultsCompared(
+        found=[Compared(job=2, a=1, b=2, equal=True, validator="exact/1", why="")]
     ),
     "a worker changes its owner": lambda s: WorkerEnrolled(
         worker=next(iter(s.world.workers)), owner="eve", x="x", kid="kid-vera", caps=digest(0), offer=OFFER
@@ -209,8 +211,8 @@ def test_terms_are_held_once(scene: Scene) -> None:
 
 def test_refs_of_a_submission_are_its_jobs_digests_and_key() -> None:
     """A submission is found by each job, new or joined, by each new digest in its project, and by its key."""
-    assert refs(submitted(4, new=1, joined=(1,))) == {
-        job_key(4),
+    assert refs(submitted(24, new=1, joined=(1,))) == {
+        job_key(24),
         job_key(1),
         digest_key("p", digest(0)),
         idempotency_key(digest("key")),
@@ -235,7 +237,9 @@ def test_refs_file_every_entry_about_a_job_under_it(scene: Scene) -> None:
     """Each entry that changes a job, or tells of it, is among the job's own entries."""
     filed = [seq for seq, _, event in scene.entries() if job_key(1) in refs(event)]
     names = [type(scene.told[seq][1]).__name__ for seq in filed]
-    assert names == ["Submitted", "HandedOut", "ResultsReported", "JobDecided"]
+    assert names[:4] == ["Submitted", "HandedOut", "ResultsReported", "JobsDecided"]
+    mine = [seq for seq, _, event in scene.entries() if 1 in jobs_of(event)]
+    assert set(mine) <= set(filed)
 
 
 def test_refs_of_entries_about_no_job_are_none() -> None:

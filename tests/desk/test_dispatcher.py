@@ -432,11 +432,11 @@ def test_failure_inside_the_server_answers_the_batch_and_the_next_is_served(
     seal = Sealer.seal
     broken = [True]
 
-    def sometimes(self: Sealer, events: Sequence[Fresh]) -> tuple[Append, Tree]:
+    def sometimes(self: Sealer, events: Sequence[Fresh], vkeys: Sequence[str] | None = None) -> tuple[Append, Tree]:
         if broken:
             broken.clear()
             raise Poison
-        return seal(self, events)
+        return seal(self, events, vkeys)
 
     async def main(desk: Dispatcher) -> None:
         client = Client(desk)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 
-from gnexec.core.events import AnyEvent, OwnerWithdrew
-from gnexec.desk.feed import Feed
+from gnexec.core.events import AnyEvent, NewJob, OwnerWithdrew, Submitted
+from gnexec.core.terms import Needs, Redundancy, Terms
+from gnexec.desk.feed import Feed, Signal
 from tests.core.scene import POLICY
 from tests.desk.house import run
 
@@ -14,6 +15,13 @@ from tests.desk.house import run
 def about(*jobs: int) -> list[AnyEvent]:
     """Return an event that tells of jobs."""
     return [OwnerWithdrew(owner="olga", jobs=list(jobs))]
+
+
+def new_jobs(count: int, replicas: int = 1) -> list[AnyEvent]:
+    """Return an event that brings jobs."""
+    terms = Terms(program="", needs=Needs(), redundancy=Redundancy(replicas=replicas))
+    rows = [NewJob("", "", 0)] * count
+    return [Submitted(first=1, owner="o", project="p", key=None, body="", terms=[terms], jobs=rows, joined=[])]
 
 
 async def settle() -> None:
@@ -47,15 +55,16 @@ def test_feed_wakes_as_many_idle_as_there_is_work_the_oldest_first() -> None:
         feed = Feed(asyncio.get_running_loop())
         async with AsyncExitStack() as stack:
             idle = [await stack.enter_async_context(feed.idling()) for _ in range(4)]
-            feed.publish(about(1), 2)
+            feed.publish(new_jobs(2), 2)
             await settle()
             assert [event.is_set() for event in idle] == [True, True, False, False]
-            feed.publish(about(1), 1)
+            feed.publish(new_jobs(1), 3)
             await settle()
             assert [event.is_set() for event in idle] == [True, True, True, False]
-            feed.publish(about(1), 0)
+            feed.publish(about(1), 3)
             await settle()
             assert not idle[3].is_set()
+            assert feed.ready == 3
 
     run(main())
 
@@ -94,13 +103,54 @@ def test_feed_does_not_ping_pong_when_nobody_can_use_the_work() -> None:
 
         tasks = [asyncio.create_task(waiter(which)) for which in range(3)]
         await settle()
-        feed.publish(about(1), 1)
+        feed.publish(new_jobs(1), 1)
         for _ in range(50):
             await settle()
         assert looked == [1, 1, 1]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    run(main())
+
+
+def test_feed_wakes_one_for_each_replica_and_each_wanted_attempt() -> None:
+    """Two replicas of a job wake two; one who wants four at a time stands for four."""
+
+    async def main() -> None:
+        feed = Feed(asyncio.get_running_loop())
+        async with AsyncExitStack() as stack:
+            idle = [await stack.enter_async_context(feed.idling(n=n)) for n in (1, 4, 1, 1)]
+            feed.publish(new_jobs(1, replicas=2), 1)
+            await settle()
+            assert [call.is_set() for call in idle] == [True, True, False, False]
+            for call in idle:
+                call.clear()
+            feed.publish(new_jobs(5), 6)
+            await settle()
+            assert [call.is_set() for call in idle] == [True, True, False, False]
+
+    run(main())
+
+
+def test_feed_leaves_out_those_for_whom_there_is_no_hope() -> None:
+    """Of a kind, one looks in vain for all; the next of another kind is woken, also behind many."""
+
+    async def main() -> None:
+        feed = Feed(asyncio.get_running_loop())
+        async with AsyncExitStack() as stack:
+            kinds = ["ann"] * 100 + ["bob", "ann", "bob"]
+            idle = [await stack.enter_async_context(feed.idling(kind)) for kind in kinds]
+            feed.publish(new_jobs(1), 1)
+            await settle()
+            for looks in (0, 100):
+                assert [i for i, call in enumerate(idle) if call.is_set()] == [looks]
+                idle[looks].clear()
+                feed.pass_on(idle[looks], idle[looks].kind)
+            assert not any(call.is_set() for call in idle)
+            feed.publish(new_jobs(1), 2)
+            await settle()
+            assert idle[0].is_set(), "new work is a new round"
 
     run(main())
 
@@ -124,7 +174,7 @@ def test_feed_of_a_closed_loop_is_no_trouble_to_the_writer() -> None:
 
     async def main() -> Feed:
         feed = Feed(asyncio.get_running_loop())
-        feed._watchers[b"j" + (1).to_bytes(8, "big")] = {asyncio.Event()}
+        feed._watchers[1] = {Signal()}
         return feed
 
     run(main()).publish(about(1), 1)

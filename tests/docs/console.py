@@ -189,7 +189,7 @@ class Shell:
         self._background += 1
         log = f"background-{self._background}.log"
         there = f"grep -q '{ready}' {log}"
-        wait = f"until {there}; do kill -0 $! || break; sleep 0.1; done; cat {log}; {there}"
+        wait = f"until {there}; do kill -0 $! 2>/dev/null || break; sleep 0.1; done; cat {log}; {there}"
         return self._type(f": >{log}\n{{ {text}\n}} >{log} 2>&1 &\n{wait}")
 
     def _listen(self) -> None:

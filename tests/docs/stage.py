@@ -15,13 +15,14 @@ from pathlib import Path
 from gnexec.client import Client
 from gnexec.tokens.issued import Scope
 from gnexec.worker.sandbox import Kind, Sandbox, detect, unprivileged
+from tests.databases import Cluster, binaries
 from tests.docs.console import Shell, shell
 from tests.requirements import missing, require
 from tests.serving import Server, running_server
 
-PROPS = frozenset({"server", "open server", "workers", "submitter", "invitation", "history"})
+PROPS = frozenset({"server", "open server", "workers", "submitter", "invitation", "history", "postgresql"})
 """What a page may say that it needs: one of the servers, and on it workers of two owners, the token of a submitter or
-of a volunteer, or a log with two decided jobs."""
+of a volunteer, or a log with two decided jobs; a PostgreSQL server of its own, with its tools."""
 
 
 @contextmanager
@@ -46,6 +47,8 @@ def stage(wanted: frozenset[str], folder: Path) -> Iterator[Shell]:
             _hand_over(server, wanted, home)
             address = server.url.removeprefix("http://")
             environment = {"GNEXEC_SERVE_PORT": "0"} | ({"GNEXEC_SERVER": server.url} if "submitter" in wanted else {})
+        if "postgresql" in wanted:
+            environment |= _postgresql(stack.enter_context(Cluster()))
         yield stack.enter_context(shell(home, environment, address))
 
 
@@ -55,8 +58,6 @@ def require_for(wanted: frozenset[str], typed: str) -> None:
         require("curl", "curl")
     if re.search(r"^make ", typed, re.MULTILINE):
         require("make", "make")
-    if re.search(r"^sqlite3 ", typed, re.MULTILINE):
-        require("sqlite3", "sqlite3")
     if wanted & {"workers", "history"} or re.search(r"^gnexec worker ", typed, re.MULTILINE):
         require("bwrap", "bubblewrap")
         found = detect(Sandbox(Kind.BUBBLEWRAP, (), unprivileged(None)))
@@ -89,6 +90,12 @@ def _worker(server: Server, folder: Path, owner: str) -> Iterator[None]:
     finally:
         running.send_signal(signal.SIGTERM)
         running.wait(60)
+
+
+def _postgresql(cluster: Cluster) -> dict[str, str]:
+    """Return what lets the reader's commands find a PostgreSQL server, and its tools."""
+    path = f"{Path(sys.executable).parent}:{binaries()}:/usr/local/bin:/usr/bin:/bin"
+    return {"PGHOST": str(cluster.folder), "PGUSER": "postgres", "PATH": path}
 
 
 def _secret(path: Path, text: str) -> None:

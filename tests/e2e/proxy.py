@@ -27,6 +27,8 @@ class Fate(StrEnum):
     """The server never hears of the request."""
     LOSE = "lose"
     """The server hears it and answers; the answer never arrives."""
+    TEAR = "tear"
+    """Half of the answer arrives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +75,24 @@ class Proxy:
         self.heard: list[str] = []
         self.exchanges: list[Exchange] = []
         self._open: set[asyncio.StreamWriter] = set()
+        self._is_cut = False
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._server = self._do(self._listen(0))
-        self._port: int = self._server.sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self._port}"
+        self._server = self._do(self._listen())
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     def cut(self) -> None:
-        """Break all connections, and refuse new ones."""
+        """Break all connections, and new ones as soon as they come."""
         self._do(self._cut())
 
     def mend(self) -> None:
         """Take connections again."""
-        self._server = self._do(self._listen(self._port))
+        self._is_cut = False
 
     def close(self) -> None:
         """End it."""
-        self._do(self._cut())
+        self._do(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -98,16 +100,30 @@ class Proxy:
     def _do(self, what: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(what, self._loop).result(30)
 
-    async def _listen(self, port: int) -> asyncio.Server:
-        return await asyncio.start_server(self._serve, "127.0.0.1", port, limit=1 << 20)
+    async def _listen(self) -> asyncio.Server:
+        return await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20)
 
     async def _cut(self) -> None:
-        self._server.close()
+        # It goes on listening: a connection that asyncio is just taking when its server closes would hang for ever.
+        self._is_cut = True
         for writer in list(self._open):
             writer.transport.abort()
         await asyncio.sleep(0)
 
+    async def _end(self) -> None:
+        """Cut, and wait until nothing is at work any more."""
+        await self._cut()
+        self._server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_cut:
+            writer.transport.abort()
+            return
         self._open.add(writer)
         try:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
@@ -129,8 +145,8 @@ class Proxy:
             return
         kept = [header for header in headers if not header.lower().startswith(b"connection:")]
         answer = await self._ask(b"\r\n".join([line, *kept, b"Connection: close", b"", b""]) + body, reader)
-        if answer and fate is Fate.PASS:
-            writer.write(answer)
+        if answer and fate in {Fate.PASS, Fate.TEAR}:
+            writer.write(answer if fate is Fate.PASS else answer[: len(answer) // 2])
             await writer.drain()
         head, _, content = answer.partition(b"\r\n\r\n")
         self.exchanges.append(Exchange(kind, path, fate, int(head.split(b" ")[1]) if answer else 0, content))

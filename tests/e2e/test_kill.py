@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -29,15 +27,14 @@ from gnexec.client import Client
 from gnexec.core.events import AnyEvent, HandedOut, ResultsReported, Submitted
 from gnexec.core.terms import Needs, Redundancy
 from gnexec.demo import plans, scan
-from gnexec.shapes import JobBody, ReceiptView, VerdictView
+from gnexec.shapes import JobBody, VerdictView
 from gnexec.store import open_store
-from gnexec.store.contract import Entry
-from gnexec.tlog.note import Verifier, parse_vkey
-from gnexec.tlog.receipt import parse_receipt, verify_receipt
+from gnexec.tlog.note import parse_vkey
 from gnexec.tokens.issued import Scope
 from gnexec.wire import decode_event
 from tests.e2e.proxy import Fate, Proxy, proxy
-from tests.serving import ORIGIN, Server, running_server
+from tests.serving import Server, running_server
+from tests.torture.check import check_receipts, gnexec
 from tests.worker.agents import Worker, until, worker
 
 KILLS = int(os.environ.get("GNEXEC_TORTURE", "4"))
@@ -158,9 +155,9 @@ def test_kill_at_random_moments_loses_nothing_acknowledged_and_blames_nobody() -
             assert one.wait() == 0, one.text
             assert one.entries == [], one.text
         _check_jobs(it)
-        _gnexec(it, "log", "verify", it.server.url, "--vkey", it.server.vkey)
+        gnexec(it.folder, "log", "verify", it.server.url, "--vkey", it.server.vkey)
         assert it.server.kill(signal.SIGTERM) in {0, -signal.SIGTERM}
-        _gnexec(it, "log", "replay", "--data", str(it.server.data))
+        gnexec(it.folder, "log", "replay", "--data", str(it.server.data))
         _check_log(it)
 
 
@@ -188,16 +185,6 @@ def _expected(folder: Path, i: int) -> bytes:
     return made.read_bytes()
 
 
-def _gnexec(it: Arena, *arguments: str) -> str:
-    """Run a command with nothing but what it is given; it must succeed."""
-    env = {"PATH": os.environ["PATH"], "HOME": str(it.folder), "NO_COLOR": "1"}
-    ran = subprocess.run(
-        [sys.executable, "-m", "gnexec", *arguments, "--json"], capture_output=True, text=True, env=env, check=False
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout
-
-
 def _check_log(it: Arena) -> None:
     """Compare the final log with what was acknowledged on the way: all of it is there, and none of it twice."""
     store = open_store(f"sqlite:///{it.server.data / 'log.sqlite'}", create=False)
@@ -217,11 +204,9 @@ def _check_log(it: Arena) -> None:
     )
     assert set(answers.values()) == {1}, "an owner's result was taken twice"
     assert len(answers) == len(it.jobs) * len(OWNERS)
-    key = parse_vkey(it.server.vkey)
-    receipts = [receipt for receipt in map(_receipt, _acknowledged(it)) if receipt is not None]
+    receipts = [verdict.receipt for verdict in _acknowledged(it) if verdict.receipt is not None]
     assert len(receipts) >= len(answers)
-    for receipt in receipts:
-        _check_receipt(receipt, entries, key)
+    check_receipts(receipts, entries, parse_vkey(it.server.vkey))
 
 
 def _submitted(events: list[AnyEvent]) -> list[int]:
@@ -238,22 +223,6 @@ def _acknowledged(it: Arena) -> list[VerdictView]:
         for exchange in it.proxy.exchanges
         if exchange.kind == "PUT /jobs/*/result" and exchange.status == 200 and exchange.fate is Fate.PASS
     ]
-
-
-def _receipt(verdict: VerdictView) -> ReceiptView | None:
-    return verdict.receipt
-
-
-def _check_receipt(receipt: ReceiptView, entries: list[Entry], key: Verifier) -> None:
-    """Make sure that what was receipted is in the log, where the receipt says and byte for byte."""
-    leaf = receipt.leaf.encode()
-    verify_receipt(parse_receipt(receipt.proof.encode()), leaf, [key], ORIGIN)
-    entry = entries[receipt.seq]
-    assert (entry.leaf, entry.salt.hex(), entry.payload.decode()) == (
-        receipt.leaf.encode(),
-        receipt.salt,
-        receipt.payload,
-    )
 
 
 @pytest.fixture

@@ -140,7 +140,7 @@ def test_lost_call_of_a_submitter_makes_no_second_job(scene: Scene) -> None:
 def _session(scene: Scene, text: str) -> list[str]:
     """Go through a submitter's calls; return the kinds of those that were made."""
     scene.before_client.heard.clear()
-    jobs = _count(scene, "gnexec_jobs_decided_total")
+    jobs = _count(scene, "gnexec_jobs_decided")
     client = scene.client
     data = text.encode() * 50_000
     view = client.submit(["/bin/sh", "-c", "cat in"], inputs={"in": data}, outputs=["stdout"], force_recompute=True)
@@ -150,7 +150,7 @@ def _session(scene: Scene, text: str) -> list[str]:
     assert client.cancel(unwanted.id).state == "cancelled"
     assert client.job(unwanted.id).state == "cancelled"
     assert unwanted.id == view.id + 1, "a submission was taken twice"
-    assert _count(scene, "gnexec_jobs_decided_total") == jobs + 2
+    assert _count(scene, "gnexec_jobs_decided") == jobs + 2
     scene.spooled()
     return list(scene.before_client.heard)
 

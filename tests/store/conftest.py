@@ -17,8 +17,8 @@ from tests.store.stores import STORES, Make
 @pytest.fixture(params=sorted(STORES))
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     """Make stores of one kind; for tests that ask for faults or a clock."""
-    build = STORES[request.param](tmp_path)
     with ExitStack() as stack:
+        build = STORES[request.param](tmp_path, stack)
 
         def made(*, faults: Iterable[Fault | None] = (), clock_ms: Callable[[], int] = wall_ms) -> Store:
             store = build(faults=faults, clock_ms=clock_ms)

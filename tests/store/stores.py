@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, Protocol
 
 from gnexec.store.clock import wall_ms
 from gnexec.store.contract import Append, Content, Entry, Store
 from gnexec.store.memory import Fault, MemoryStore
+from gnexec.store.pglink import Call, Link, Lost
+from gnexec.store.postgres import PostgresStore
 from gnexec.store.sqlite import SqliteStore
+from tests.databases import shared
 
 
 class FaultySqliteStore(SqliteStore):
@@ -37,6 +41,29 @@ class FaultySqliteStore(SqliteStore):
             raise sqlite3.OperationalError(msg)
 
 
+class FaultyPostgresStore(PostgresStore):
+    """A PostgreSQL store whose commits fail as told, in the two ways of `Fault`."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        create: bool = False,
+        faults: Iterable[Fault | None] = (),
+        clock_ms: Callable[[], int] | None = None,
+    ) -> None:
+        self._faults = iter(faults)
+        super().__init__(url, create=create, clock_ms=clock_ms)
+
+    def _commit(self, link: Link, rest: list[Call]) -> None:
+        fault = next(self._faults, None)
+        if fault is not Fault.FAILED:
+            super()._commit(link, rest)
+        if fault is not None:
+            msg = "the network went away"
+            raise Lost(msg)
+
+
 class Make(Protocol):
     """Makes a new and empty store that fails at its commits as told."""
 
@@ -45,12 +72,12 @@ class Make(Protocol):
         ...
 
 
-def memory(_folder: Path) -> Make:
+def memory(_folder: Path, _stack: ExitStack) -> Make:
     """Say how a store in memory is made."""
     return MemoryStore
 
 
-def sqlite(folder: Path) -> Make:
+def sqlite(folder: Path, _stack: ExitStack) -> Make:
     """Say how a store in a file of `folder` is made."""
 
     def make(*, faults: Iterable[Fault | None] = (), clock_ms: Callable[[], int] = wall_ms) -> Store:
@@ -59,7 +86,17 @@ def sqlite(folder: Path) -> Make:
     return make
 
 
-STORES: Final[dict[str, Callable[[Path], Make]]] = {"memory": memory, "sqlite": sqlite}
+def postgres(_folder: Path, stack: ExitStack) -> Make:
+    """Say how a store in a new database is made, which is dropped with `stack`."""
+    url = stack.enter_context(shared().database())
+
+    def make(*, faults: Iterable[Fault | None] = (), clock_ms: Callable[[], int] | None = None) -> Store:
+        return FaultyPostgresStore(url, create=True, faults=faults, clock_ms=clock_ms)
+
+    return make
+
+
+STORES: Final[dict[str, Callable[[Path, ExitStack], Make]]] = {"memory": memory, "sqlite": sqlite, "postgres": postgres}
 """Every store passes the same suite: a new one is a line here."""
 
 

@@ -1,25 +1,28 @@
-"""Two stores, one life: whatever happens to a store in memory and one in a file, nobody can tell them apart."""
+"""Two stores, one life: whatever happens to a store in memory and a durable one, nobody can tell them apart."""
 
 from __future__ import annotations
 
 import atexit
 import shutil
 import tempfile
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from functools import cache
 from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from psycopg.conninfo import conninfo_to_dict
 
 from gnexec.errors import StoreAway
 from gnexec.store.contract import Append, Batch, Grant, Store
 from gnexec.store.memory import Fault, MemoryStore
+from gnexec.store.postgres import PostgresStore
 from gnexec.store.sqlite import SqliteStore
 from gnexec.tlog.tiles import Tile
-from tests.store.stores import FaultySqliteStore, content, entry, note
+from tests.databases import shared
+from tests.store.stores import FaultyPostgresStore, FaultySqliteStore, content, entry, note
 
 KEYS = st.sampled_from([b"", b"a", b"ab", b"b", b"\x00", b"\xff"])
 NAMES = st.lists(st.sampled_from([b"one", b"two", b"three", b""]), max_size=3)
@@ -39,15 +42,34 @@ def empty_file() -> Path:
     return path
 
 
+@cache
+def empty_database() -> str:
+    """Migrate one database, which each example copies; return its name."""
+    url = shared().new_database()
+    PostgresStore(url, create=True).close()
+    return str(conninfo_to_dict(url)["dbname"])
+
+
 class TwoStores(RuleBasedStateMachine):
     """The same calls on both stores, with the same faults; every read agrees after each."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
         self.fault: Fault | None = None
         self.memory = MemoryStore(faults=self.faults())
-        self.sqlite: SqliteStore | None = None
+        self.durable: Store | None = None
+
+    @abstractmethod
+    def make(self) -> None:
+        """Make what an empty durable store opens."""
+
+    @abstractmethod
+    def open(self) -> Store:
+        """Open the durable store, which may hold something; its commits meet `faults`."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Leave nothing behind."""
 
     def faults(self) -> Iterator[Fault | None]:
         """Let each store meet the fault that the present rule has chosen."""
@@ -56,8 +78,8 @@ class TwoStores(RuleBasedStateMachine):
 
     def stores(self) -> tuple[Store, Store]:
         """Return both."""
-        assert self.sqlite is not None
-        return self.memory, self.sqlite
+        assert self.durable is not None
+        return self.memory, self.durable
 
     def batch(self, write: Callable[[Batch], None], *, fault: Fault | None = None, abandon: bool = False) -> None:
         """Write in a batch of each store, which ends as said."""
@@ -77,14 +99,10 @@ class TwoStores(RuleBasedStateMachine):
         assert ends[0] == ends[1]
 
     @initialize()
-    def make_file(self) -> None:
-        """Begin with an empty file."""
-        shutil.copy(empty_file(), self.folder / "log.db")
-        self.open_file()
-
-    def open_file(self) -> None:
-        """Open the file, which may be there."""
-        self.sqlite = FaultySqliteStore(self.folder / "log.db", create=True, faults=self.faults())
+    def begin(self) -> None:
+        """Begin with an empty store."""
+        self.make()
+        self.durable = self.open()
 
     @rule(count=st.integers(0, 3), keys=st.lists(KEYS, max_size=3), fault=FAULTS, abandon=st.booleans())
     def append(self, count: int, keys: list[bytes], fault: Fault | None, *, abandon: bool) -> None:
@@ -129,15 +147,14 @@ class TwoStores(RuleBasedStateMachine):
 
     @rule()
     def reopen(self) -> None:
-        """Close the file and open it again."""
-        with closing(self.stores()[1]):
-            pass
-        self.open_file()
+        """Close the durable store and open it again."""
+        self.stores()[1].close()
+        self.durable = self.open()
 
     @invariant()
     def agree(self) -> None:
         """Compare all that can be read."""
-        if self.sqlite is not None:
+        if self.durable is not None:
             views = [self.view(store) for store in self.stores()]
             assert views[0] == views[1]
 
@@ -158,11 +175,47 @@ class TwoStores(RuleBasedStateMachine):
         )
 
     def teardown(self) -> None:
-        """Leave no file behind."""
-        if self.sqlite is not None:
-            self.sqlite.close()
+        """Leave nothing behind."""
+        if self.durable is not None:
+            self.durable.close()
+            self.remove()
+
+
+class MemoryAndSqlite(TwoStores):
+    """A file beside the memory."""
+
+    def make(self) -> None:
+        """Copy an empty file."""
+        self.folder = Path(tempfile.mkdtemp())
+        shutil.copy(empty_file(), self.folder / "log.db")
+
+    def open(self) -> Store:
+        """Open the file."""
+        return FaultySqliteStore(self.folder / "log.db", create=True, faults=self.faults())
+
+    def remove(self) -> None:
+        """Remove the file."""
         shutil.rmtree(self.folder)
 
 
-TestTwoStores = TwoStores.TestCase
-TestTwoStores.settings = settings(stateful_step_count=25)
+class MemoryAndPostgres(TwoStores):
+    """A database beside the memory."""
+
+    def make(self) -> None:
+        """Copy an empty database."""
+        self.url = shared().new_database(template=empty_database())
+
+    def open(self) -> Store:
+        """Connect to the database."""
+        return FaultyPostgresStore(self.url, create=True, faults=self.faults())
+
+    def remove(self) -> None:
+        """Drop the database."""
+        shared().drop(self.url)
+
+
+TestMemoryAndSqlite = MemoryAndSqlite.TestCase
+TestMemoryAndSqlite.settings = settings(stateful_step_count=25)
+TestMemoryAndPostgres = MemoryAndPostgres.TestCase
+# An example takes five times as long as one with a file.
+TestMemoryAndPostgres.settings = settings(stateful_step_count=25, max_examples=settings().max_examples // 4)

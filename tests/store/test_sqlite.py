@@ -164,6 +164,8 @@ def test_entries_written_by_another_are_a_conflict_once(database: Path) -> None:
         ("UPDATE head SET size = 9", 5),
         ("UPDATE head SET size = 2", 2),
         ("DELETE FROM head", None),
+        ("UPDATE head SET size = 'many'", None),
+        ("UPDATE head SET note = 'text'", None),
     ],
 )
 def test_entries_that_do_not_reach_the_head_are_a_corrupt_log(
@@ -379,7 +381,7 @@ def test_address_of_no_store_is_refused(url: str, tmp_path: Path, monkeypatch: p
 def test_password_in_a_refused_address_is_not_shown() -> None:
     """An error message ends up in logs."""
     with pytest.raises(BadConfiguration) as caught:
-        open_store("postgresql://me:hunter2@host/db", create=True)
+        open_store("mysql://me:hunter2@host/db", create=True)
     assert "hunter2" not in str(caught.value)
 
 

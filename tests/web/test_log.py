@@ -113,7 +113,7 @@ async def test_project_jobs_payloads_are_withheld_for_ever(secured: Site) -> Non
     await finished(secured, "project")
     shown = {line["seq"] for line in await payloads(secured) if not line.get("withheld")}
     kinds = [type(event).__name__ for event in await secured.events()]
-    assert {kinds[seq] for seq in shown} == {"LogOpened", "KeyAdded", "PolicySet", "WorkerEnrolled"}
+    assert {kinds[seq] for seq in shown} == {"LogOpened", "KeyAdded", "KeyCurrent", "PolicySet", "WorkerEnrolled"}
 
 
 async def test_public_jobs_payloads_are_released_when_it_is_closed_and_not_before(secured: Site) -> None:
@@ -177,7 +177,7 @@ async def test_log_shows_no_command_line_name_or_output(secured: Site) -> None:
     await finished(secured, "public", argv=["echo", "verysecret"], name="myname", env={"SECRETVAR": "x"})
     entries = await secured.office.desk.ask(lambda view: view.store.entries(0, view.world.size))
     everything = b"".join(entry.leaf + entry.payload for entry in entries)
-    for word in (b"verysecret", b"myname", b"SECRETVAR", b"hi\n", b"ada", b'"ann"', b"bxd"):
+    for word in (b"verysecret", b"myname", b"SECRETVAR", b"hi\n", b'"ada"', b'"ann"', b"bxd"):
         assert word not in everything
     assert hashlib.sha256(b"verysecret").hexdigest().encode() not in everything
 

@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from gnexec.core.events import JobDecided, ResultsReported
+from gnexec.core.events import JobsDecided, ResultsReported
 from gnexec.ids import b64url
 from gnexec.keys import ServerKeys
 from gnexec.tokens.issued import AccessClaims, Scope
@@ -45,7 +45,7 @@ async def test_job_with_quorum_of_two_owners_agreeing_is_decided_by_both(secured
     assert [(a["attempt"], a["verdict"]) for a in attempts] == [(1, "valid"), (2, "valid")]
     events = await secured.events()
     assert sum(isinstance(event, ResultsReported) and bool(event.statement) for event in events) == 2
-    assert [event.canonical for event in events if isinstance(event, JobDecided)] == [1]
+    assert [one.canonical for event in events if isinstance(event, JobsDecided) for one in event.decided] == [1]
 
 
 async def test_third_owner_breaks_a_tie_of_two_that_disagree(secured: Site) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+from prometheus_client.parser import text_string_to_metric_families
 
 from gnexec.errors import REFUSALS
 from gnexec.keys import ServerKeys
@@ -101,13 +103,60 @@ async def test_metrics_count_without_naming_anybody(secured: Site) -> None:
     assert reply.headers["content-type"].startswith("text/plain; version=")
     found = dict(re.findall(r"^(gnexec_\w+(?:\{[^}]*\})?) ([0-9.e+]+)$", reply.text, re.MULTILINE))
     assert float(found['gnexec_jobs{state="queued"}']) == 1
-    assert float(found['gnexec_jobs_decided_total{state="succeeded"}']) == 1
-    assert float(found['gnexec_attempts_total{state="succeeded"}']) == 1
+    assert float(found['gnexec_jobs_decided{state="succeeded"}']) == 1
+    assert float(found['gnexec_attempts_ended{state="succeeded"}']) == 1
     assert float(found["gnexec_workers"]) == 1
     assert float(found["gnexec_hand_outs_open"]) == 0
     assert float(found["gnexec_log_entries"]) == await secured.size()
     assert ann.worker not in reply.text
-    assert not re.search(r"\{(?!state=)", reply.text)
+    samples = [sample for family in text_string_to_metric_families(reply.text) for sample in family.samples]
+    labels = {"state", "method", "route", "status", "rank", "le"}
+    assert {label for sample in samples for label in sample.labels} <= labels
+    routes = {sample.labels["route"] for sample in samples if "route" in sample.labels}
+    assert routes <= {operation.path for operation in secured.app.state.operations} | {"none"}
+
+
+async def test_metrics_count_requests_by_route_and_class_without_the_time_they_waited(secured: Site) -> None:
+    """A request is counted once, under its route; a long poll is not taken for a slow one; what is lost is "none"."""
+    job = await secured.submit()
+    route = "/v1/jobs/{job:number}"
+
+    async def count() -> dict[tuple[str, str], float]:
+        text = (await secured.http.get("/metrics")).text
+        return {
+            (sample.name, sample.labels.get("status", sample.labels.get("le", ""))): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.labels.get("route") == route and sample.labels["method"] == "GET"
+        }
+
+    before = await count()
+    me = secured.person()
+    assert (await secured.http.get(f"/v1/jobs/{job}", headers=me, params={"wait": "1"})).status_code == 200
+    assert (await secured.http.get("/v1/jobs/999", headers=me)).status_code == 404
+    assert (await secured.http.get(f"/nothing/{job}")).status_code == 404
+    after = await count()
+    name = "gnexec_http_requests_total"
+    assert after[name, "2xx"] - before.get((name, "2xx"), 0) == 1
+    assert after[name, "4xx"] - before.get((name, "4xx"), 0) == 1
+    sums = after["gnexec_http_request_seconds_sum", ""] - before.get(("gnexec_http_request_seconds_sum", ""), 0)
+    assert 0 < sums < 0.85, "the shortest wait"
+
+
+async def test_metrics_show_who_waits(secured: Site) -> None:
+    """A long poll counts while it lasts."""
+    ann = await volunteer(secured)
+
+    async def polls() -> float:
+        text = (await secured.http.get("/metrics")).text
+        return float(re.findall(r"^gnexec_long_polls ([0-9.]+)$", text, re.MULTILINE)[0])
+
+    asking = asyncio.ensure_future(ann.ask(wait=300))
+    while await polls() != 1:
+        assert not asking.done()
+    await secured.submit()
+    assert (await asking).status_code == 200
+    assert await polls() == 0
 
 
 async def test_jwks_has_the_public_keys_and_only_those(secured: Site) -> None:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -46,11 +46,12 @@ class Worker:
     flags: tuple[str, ...] = ()
     access_token: str | None = None
     process: subprocess.Popen[bytes] | None = None
+    env: dict[str, str] = field(default_factory=dict)
 
     def start(self, *flags: str) -> None:
         """Start it."""
         command = [sys.executable, "-m", "gnexec", "worker", self.url, "--state", str(self.state), *self.flags, *flags]
-        env = {"PATH": os.environ["PATH"], "HOME": str(self.state.parent), "NO_COLOR": "1"}
+        env = {"PATH": os.environ["PATH"], "HOME": str(self.state.parent), "NO_COLOR": "1", **self.env}
         if self.access_token is not None:
             env["GNEXEC_TOKEN"] = self.access_token
         with self.output.open("ab") as output:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import stat
 from pathlib import Path
@@ -62,6 +64,47 @@ def test_repeated_hand_out_adds_nothing_twice(tmp_path: Path) -> None:
     assert len(spool.answered([_attempt(1)])) == 1
     assert [entry.attempt.work.id for entry in spool.answered([_attempt(1), _attempt(2)])] == [2]
     assert [entry.attempt.jti for entry in spool.answered([_attempt(1, "B" * 22)])] == ["B" * 22]
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_hand_out_that_the_disk_does_not_take_is_new_when_it_comes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """Whichever file the disk refuses, nothing of the hand-out counts as kept, and its repetition brings all of it."""
+    spool = Spool(tmp_path)
+    spool.ask(Asking(req="r1", n=2))
+    calls, real = 0, os.replace
+
+    def replace(old: Path, new: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == failing:
+            raise OSError(errno.EIO, "Input/output error")
+        real(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        for _ in range(2):
+            calls = max(0, failing - 3)
+            if failing == 3:
+                patch.setattr(Path, "unlink", _refuse)
+            with pytest.raises(OSError, match="Input/output"):
+                spool.answered([_attempt(1), _attempt(2)])
+    assert spool.asking() == Asking(req="r1", n=2)
+    assert [entry.attempt.work.id for entry in spool.answered([_attempt(1), _attempt(2)])] == [1, 2]
+    assert len(Spool(tmp_path).entries()) == 2
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_attempt_of_before_that_is_over_is_not_run_again(tmp_path: Path) -> None:
+    """After a crash the same request brings an attempt that was given back meanwhile: it stays given back."""
+    _added(tmp_path)
+    spool = Spool(tmp_path)
+    spool.entries()[0].drop()
+    assert spool.answered([_attempt()]) == []
 
 
 def test_request_stays_until_it_is_answered(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """What an auditor trusts to begin with: the log's public key, and the newest checkpoint that it has itself verified.
 
-Both are remembered in `$XDG_STATE_HOME/gnexec/checkpoints/<origin>/` as `log.vkey` and `checkpoint`, where the server
-cannot change them. The checkpoint makes a log that was cut back or rewritten be found; the key makes the first use of a
-log the only one at which its own word for its key is taken.
+Both are remembered in `$XDG_STATE_HOME/gnexec/checkpoints/<origin>/` as `log.vkey` and `checkpoint` (and
+`log-keys.json`, once the log has had several keys), where the server cannot change them. The checkpoint makes a log
+that was cut back or rewritten be found; the key makes the first use of a log the only one at which its own word for its
+key is taken.
 """
 
 from __future__ import annotations
@@ -15,11 +16,16 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from gnexec.audit.logkeys import followed, read_keys, write_keys
+from gnexec.core.keybook import LogKey
 from gnexec.errors import BadConfiguration, ProofError
 from gnexec.keys.files import make_dir, read_public, replace
-from gnexec.tlog.checkpoint import Checkpoint, open_checkpoint
-from gnexec.tlog.note import Verifier, parse_vkey
+from gnexec.shapes import LogKeyView
+from gnexec.tlog.checkpoint import Checkpoint, parse_checkpoint
+from gnexec.tlog.note import Verifier, parse_note, parse_vkey
 
+LOG_KEYS: Final = "log-keys.json"
+"""File of all keys that a log has had; there once it had more than one."""
 PUBLISHED: Final = Path("keys") / "log.vkey"
 """Where a checkout of the operator's repository has the log's key."""
 
@@ -45,40 +51,63 @@ class Anchor:
         known: how the key is known.
         note: newest checkpoint verified before, or None.
         folder: where both are kept.
+        beside: files that may have the keys that came after `key`.
     """
 
     key: Verifier
     known: Known
     note: bytes | None
     folder: Path
+    beside: tuple[Path, ...] = ()
 
     @property
     def kept(self) -> Checkpoint | None:
-        """The newest checkpoint verified before, or None.
+        """The newest checkpoint verified before, or None; who signed it is for the verification to check.
 
         Raises:
-            ProofError: it is not signed by `key`.
+            ProofError: it is malformed.
         """
         if self.note is None:
             return None
         try:
-            return open_checkpoint(self.note, [self.key], self.key.name)
+            return parse_checkpoint(parse_note(self.note).text)
         except ProofError as err:
-            msg = (
-                f"the checkpoint kept in {self.folder} is not signed by this key ({err}). Either the log's key was "
-                f"changed, which must never happen, or another one was given before"
-            )
+            msg = f"the checkpoint kept in {self.folder} cannot be read: {err}"
             raise ProofError(msg) from err
 
-    def keep(self, note: bytes) -> None:
-        """Remember the key, and a checkpoint that was verified to continue the one kept.
+    def keep(self, note: bytes, keys: Sequence[LogKey] = ()) -> None:
+        """Remember the newest key, and a checkpoint that was verified to continue the one kept.
+
+        Args:
+            note: the checkpoint.
+            keys: all that the log has had, as verified; empty where only `key` is known.
 
         Raises:
             BadConfiguration: it cannot be written.
         """
         make_dir(self.folder, 0o700)
-        replace(self.folder / "log.vkey", f"{self.key.vkey}\n".encode(), 0o600)
+        newest = keys[-1].vkey if keys else self.key.vkey
+        if len(keys) > 1:
+            replace(self.folder / LOG_KEYS, write_keys(self.key.name, keys), 0o600)
+        replace(self.folder / "log.vkey", f"{newest}\n".encode(), 0o600)
         replace(self.folder / "checkpoint", note, 0o600)
+
+    def history(self) -> list[LogKeyView]:
+        """Return the keys that receipts may be signed by: those kept, else those that follow published from `key` on.
+
+        Raises:
+            BadConfiguration: a file of keys cannot be read.
+        """
+        name = self.key.name
+        kept = self.folder / LOG_KEYS
+        if kept.exists():
+            keys = read_keys(read_public(kept), name)
+            if any(key.vkey == self.key.vkey for key in keys):
+                return keys
+        for file in self.beside:
+            if file.exists() and (chain := followed(name, self.key.vkey, read_keys(read_public(file), name))):
+                return chain
+        return [LogKeyView(vkey=self.key.vkey)]
 
 
 def checkpoints_home() -> Path:
@@ -112,7 +141,9 @@ def choose_anchor(
             if key.name != origin:
                 msg = f"The key is of the log {key.name!r}, but this is {origin!r}."
                 raise BadConfiguration(msg)
-            return Anchor(key, known, note, folder)
+            near = [Path(given)] if given and "+" not in given else []
+            beside = tuple(path.with_name(LOG_KEYS) for path in (*near, *published))
+            return Anchor(key, known, note, folder, beside)
     msg = (
         f"No key of {origin} is known. Give it with --vkey: the text that begins with its name, or a file that has it."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, assert_never
+from typing import Any, Final, NamedTuple, assert_never
 
 import msgspec
 
@@ -11,23 +11,38 @@ from gnexec.audit.lines import Record, Seal
 from gnexec.core.events import (
     AnyEvent,
     AttemptsLapsed,
-    Compared,
     Equivocated,
     HandedOut,
-    JobDecided,
+    JobsDecided,
     KeyAdded,
+    KeyCurrent,
+    KeyRetired,
+    KeyRevoked,
     LeaseExtended,
+    LogKeyAdded,
+    LogKeyRetired,
     LogOpened,
     OutageEnded,
     OwnerWithdrew,
     PolicySet,
     RefusalNoted,
+    ResultsCompared,
     ResultsReported,
     Submitted,
     WorkerEnrolled,
 )
 from gnexec.core.steps import jobs_of
 from gnexec.wire import decode_event, decode_leaf
+
+_KEYS: Final[dict[type[AnyEvent], str]] = {
+    KeyAdded: "is announced",
+    KeyCurrent: "signs tokens",
+    KeyRetired: "has no token left",
+    KeyRevoked: "was stolen: no token under it is good",
+    LogKeyAdded: "signs checkpoints",
+    LogKeyRetired: "signs no more",
+}
+"""What happens to a key."""
 
 
 class Summary(NamedTuple):
@@ -89,8 +104,9 @@ def about(event: AnyEvent) -> str:
     match event:
         case LogOpened():
             return event.origin
-        case KeyAdded():
-            return f"{_id(event.kid)} signs tokens"
+        case KeyAdded() | KeyCurrent() | KeyRetired() | KeyRevoked() | LogKeyAdded() | LogKeyRetired():
+            key = event.vkey.partition("+")[2] if isinstance(event, LogKeyAdded | LogKeyRetired) else event.kid
+            return f"{_id(key)} {_KEYS[type(event)]}"
         case PolicySet():
             return f"lease {event.lease_s} s, grace {event.grace_s} s, quota {event.max_open}"
         case WorkerEnrolled():
@@ -105,10 +121,11 @@ def about(event: AnyEvent) -> str:
         case ResultsReported():
             results = [f"{result.job}.{result.attempt} {result.outcome.text}" for result in event.results]
             return f"{_list(results)} by {_id(event.worker)}"
-        case Compared():
-            return f"job {event.job}: attempt {event.a} {'equals' if event.equal else 'differs from'} {event.b}"
-        case JobDecided():
-            return f"job {event.job} {event.state} ({event.reason})"
+        case ResultsCompared():
+            words = {True: "equals", False: "differs from"}
+            return _list([f"{each.job}.{each.a} {words[each.equal]} {each.job}.{each.b}" for each in event.found])
+        case JobsDecided():
+            return _list([f"job {each.job} {each.state} ({each.reason})" for each in event.decided])
         case AttemptsLapsed():
             return _list([f"{end.job}.{end.attempt} {end.outcome}" for end in event.ends])
         case OwnerWithdrew():
@@ -135,7 +152,8 @@ def _submitted(event: Submitted) -> str:
 
 
 def _list(items: Sequence[str]) -> str:
-    return ", ".join(items) if len(items) <= 2 else f"{items[0]} and {len(items) - 1} more"
+    told = ", ".join(items)
+    return told if len(items) == 1 or (len(items) == 2 and len(told) <= 36) else f"{items[0]} and {len(items) - 1} more"
 
 
 def _id(text: str) -> str:

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from gnexec.core.events import AnyEvent, KeyAdded, PolicySet, ResultsReported, Submitted, WorkerEnrolled
+from gnexec.core.events import (
+    AnyEvent,
+    JobsDecided,
+    KeyAdded,
+    PolicySet,
+    ResultsCompared,
+    ResultsReported,
+    Submitted,
+    WorkerEnrolled,
+)
 from gnexec.core.policy.validation import EXACT
 from gnexec.core.terms import check_needs, resolve_redundancy
 from gnexec.errors import CorruptLog
@@ -35,6 +44,10 @@ def check_form(event: AnyEvent) -> None:
             _check_submitted(event)
         case ResultsReported():
             _check_results(event)
+        case ResultsCompared() if not event.found:
+            _bad("an entry of comparisons has none")
+        case JobsDecided() if not event.decided:
+            _bad("an entry of decisions has none")
         case _:
             pass
 

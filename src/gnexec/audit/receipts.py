@@ -5,18 +5,20 @@ A receipt is the JSON that servers hand out (`gnexec.shapes.ReceiptView`): an en
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from gnexec.audit.lines import Record
+from gnexec.audit.logkeys import signed_at
 from gnexec.audit.source import Provable
 from gnexec.core.events import AnyEvent
 from gnexec.errors import BadConfiguration, CorruptLog, ProofError
-from gnexec.shapes import ReceiptView
+from gnexec.shapes import LogKeyView, ReceiptView
 from gnexec.tlog.checkpoint import Checkpoint, parse_checkpoint
 from gnexec.tlog.merkle import leaf_hash
-from gnexec.tlog.note import Verifier, parse_note
+from gnexec.tlog.note import Verifier, parse_note, parse_vkey
 from gnexec.tlog.proof import inclusion_proof, verify_inclusion
 from gnexec.tlog.receipt import Receipt, parse_receipt, verify_receipt
 from gnexec.wire import decode_leaf, open_payload
@@ -96,8 +98,14 @@ def read_receipts(data: bytes) -> list[ReceiptView]:
     return receipts
 
 
-def check_receipt(receipt: ReceiptView, key: Verifier) -> Shown:
+def check_receipt(receipt: ReceiptView, key: Verifier, history: Sequence[LogKeyView] = ()) -> Shown:
     """Check that the log of `key` has committed to the entry of a receipt.
+
+    Args:
+        receipt: what it is.
+        key: the log's, trusted.
+        history: further keys of the log that are trusted, and when each was in force: a checkpoint of a size at which
+            its key was not in force counts for nothing, since the key may have been stolen later.
 
     Raises:
         ProofError: the receipt does not show it.
@@ -111,7 +119,7 @@ def check_receipt(receipt: ReceiptView, key: Verifier) -> Shown:
         msg = f"the proof is of entry {proof.index}, not of entry {receipt.seq}"
         raise ProofError(msg)
     leaf = receipt.leaf.encode()
-    checkpoint = verify_receipt(proof, leaf, [key], key.name)
+    checkpoint = verify_receipt(proof, leaf, _signers(proof, key, history), key.name)
     read = decode_leaf(leaf)
     event = None
     if receipt.salt or receipt.payload:
@@ -122,3 +130,18 @@ def check_receipt(receipt: ReceiptView, key: Verifier) -> Shown:
             raise ProofError(msg) from err
         event = open_payload(read, salt, receipt.payload.encode())
     return Shown(receipt.seq, read.at, event, checkpoint)
+
+
+def _signers(proof: Receipt, key: Verifier, history: Sequence[LogKeyView]) -> list[Verifier]:
+    """Return the keys that were in force for the checkpoint of a receipt, by its own word for its size.
+
+    Raises:
+        ProofError: the checkpoint is malformed, or a key is.
+    """
+    if not history:
+        return [key]
+    size = parse_checkpoint(parse_note(proof.checkpoint).text).size
+    try:
+        return [parse_vkey(each.vkey) for each in history if signed_at(each, size)]
+    except ValueError as err:
+        raise ProofError(str(err)) from err

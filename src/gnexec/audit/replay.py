@@ -18,7 +18,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Final, Protocol
 
-from gnexec.core.refs import job_key, refs
+from gnexec.core.refs import SHELF, job_key, refs
 from gnexec.core.world import World
 from gnexec.errors import CorruptLog, IllegalTransition, ProofError
 from gnexec.store.contract import Batch, Entry, Head, Store
@@ -193,7 +193,8 @@ def _compare_head(head: Head, world: World, tree: Tree) -> list[Difference]:
     if not head.size:
         return [Difference("head", "an empty log has a checkpoint")] if head.note else []
     try:
-        checkpoint = open_checkpoint(head.note, [parse_vkey(world.vkey)], world.origin)
+        keys = [parse_vkey(vkey) for vkey in world.keys.in_force()]
+        checkpoint = open_checkpoint(head.note, keys, world.origin, every=True)
     except (ProofError, ValueError) as err:
         return [Difference("head", str(err))]
     if (checkpoint.size, checkpoint.root) == (head.size, tree.root()):
@@ -219,8 +220,9 @@ def _compare_refs(made: Iterable[Ref], stored: Iterable[Ref]) -> list[Difference
 
 def _show(ref: Ref) -> str:
     key, seq = ref
-    known = key[:1] == b"j" and len(key) == len(job_key(0))
-    about = f"job {int.from_bytes(key[1:], 'big')}" if known else f"key {key[:20].hex()}"
+    known = key[:1] == job_key(0)[:1] and len(key) == len(job_key(0))
+    first = int.from_bytes(key[1:], "big") * SHELF
+    about = f"jobs {first} to {first + SHELF - 1}" if known else f"key {key[:20].hex()}"
     return f"{about} at entry {seq}"
 
 

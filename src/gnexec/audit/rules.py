@@ -14,7 +14,7 @@ Source: TRUST.md, section 3, (5) and (6).
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Sequence
 from typing import Final, NoReturn
 
 import msgspec
@@ -31,11 +31,18 @@ from gnexec.core.events import (
     Equivocated,
     HandedOut,
     JobDecided,
+    JobsDecided,
     JobState,
     KeyAdded,
+    KeyCurrent,
+    KeyRetired,
+    KeyRevoked,
+    LogKeyAdded,
+    LogKeyRetired,
     LogOpened,
     PolicySet,
     RefusalNoted,
+    ResultsCompared,
     ResultsReported,
     Submitted,
 )
@@ -48,6 +55,13 @@ _FAULTS: Final = (IllegalTransition, Refused, ValueError, *_ABSENT)
 """What the core raises for events that no core has decided."""
 
 
+_OF_KEYS: Final = LogOpened | KeyAdded | KeyCurrent | KeyRetired | KeyRevoked | LogKeyAdded | LogKeyRetired
+"""What may stand before the first policy. Whether a change of keys is lawful, `gnexec.core.keybook` knows."""
+
+_Item = AnyEvent | Compared | JobDecided
+"""What must follow an entry: a finding, a decision, or another entry."""
+
+
 class Rules:
     """Folds a log, and holds each entry against what the core would have decided.
 
@@ -55,18 +69,16 @@ class Rules:
         world: folded from the entries taken so far.
     """
 
-    def __init__(self, origin: str, vkey: str) -> None:
+    def __init__(self, origin: str) -> None:
         """Begin before the first entry.
 
         Args:
             origin: name of the log.
-            vkey: the key that its checkpoints are verified with.
         """
         self.world = World()
         self._origin = origin
-        self._vkey = vkey
         self._seen = Seen()
-        self._due: deque[AnyEvent] = deque()
+        self._due: list[_Item] = []
         self._policy = False
         self._equivocation: tuple[str, str, int] | None = None
 
@@ -87,7 +99,7 @@ class Rules:
             if self._due:
                 self._follow(event, at_ms)
             else:
-                self._due.extend(self._follows(event, at_ms, claims))
+                self._due = [item for each in self._follows(event, at_ms, claims) for item in _items(each)]
             self._remember(event, at_ms)
             self.world.apply(event, at_ms)
         except _FAULTS as err:
@@ -105,7 +117,7 @@ class Rules:
             CorruptLog: something is.
         """
         if self._due:
-            msg = f"{_words(self._due[0])} ought to follow, but the log ends"
+            msg = f"{_words(_entry(self._due[0]))} ought to follow, but the log ends"
             raise CorruptLog(msg, seq=self.world.size)
 
     def close(self) -> None:
@@ -115,31 +127,35 @@ class Rules:
     # What must come next.
 
     def _follow(self, event: AnyEvent, at_ms: int) -> None:
-        wanted = self._due.popleft()
-        if event != wanted or at_ms != self.world.at_ms:
-            _bad(f"{_words(wanted)} must follow here at {self.world.at_ms}, not {_words(event)} at {at_ms}")
+        """Strike out what an entry says of what must follow; how that is spread over entries is the log's business.
+
+        A gnexec of the first form wrote an entry for each finding and each decision.
+        """
+        for item in _items(event):
+            if item not in self._due or at_ms != self.world.at_ms:
+                wanted = _words(_entry(self._due[0])) if self._due else "nothing more"
+                _bad(f"{wanted} must follow here at {self.world.at_ms}, not {_words(event)} at {at_ms}")
+            self._due.remove(item)
 
     def _follows(self, event: AnyEvent, at_ms: int, claims: ResultClaims | None) -> list[AnyEvent]:
         """Return the events that must follow `event`, having made sure that it is lawful itself."""
-        if not self._policy and not isinstance(event, LogOpened | KeyAdded | PolicySet):
+        if not self._policy and not isinstance(event, _OF_KEYS | PolicySet):
             _bad("something happens before there is a policy")
         command = command_of(self.world, event, at_ms, claims)
         if command is not None:
             return self._anew(event, at_ms, command)
         match event:
-            case LogOpened() if (event.origin, event.vkey) != (self._origin, self._vkey):
-                _bad(f"the log was opened as {event.origin} for the key {event.vkey}, not for the one trusted here")
-            case KeyAdded() if event.kid in self.world.keys:
-                _bad(f"the key {event.kid} was added before")
+            case LogOpened() if event.origin != self._origin:
+                _bad(f"the log was opened as {event.origin}, which is not the name of the key trusted here")
             case Submitted():
                 self._submitted(event)
             case Equivocated():
                 return self._equivocated(event, at_ms)
             case RefusalNoted():
                 self._refused(event, at_ms)
-            case Compared():
+            case ResultsCompared():
                 _bad(f"{_words(event)}: no result calls for this comparison")
-            case JobDecided():
+            case JobsDecided():
                 _bad(f"{_words(event)}: the job's results do not decide it")
             case _:
                 pass
@@ -208,6 +224,27 @@ class Rules:
         hand_out = self.world.hand_outs.get(event.jti)
         if hand_out is not None and at_ms <= hand_out.event.exp_s * 1000:
             _bad(f"a result for the hand-out {event.jti} was refused as late while it was in time")
+
+
+def _items(event: AnyEvent) -> Sequence[_Item]:
+    """Return the single findings or decisions that an entry holds; any other entry is one item."""
+    match event:
+        case ResultsCompared():
+            return event.found
+        case JobsDecided():
+            return event.decided
+        case _:
+            return [event]
+
+
+def _entry(item: _Item) -> AnyEvent:
+    match item:
+        case Compared():
+            return ResultsCompared(found=[item])
+        case JobDecided():
+            return JobsDecided(decided=[item])
+        case _:
+            return item
 
 
 def _difference(event: AnyEvent, wanted: list[AnyEvent]) -> str:

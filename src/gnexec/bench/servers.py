@@ -43,6 +43,13 @@ class Server:
 def gnexec_server(data: Path) -> Iterator[Server]:
     """Run `gnexec serve` over a new SQLite log in `data`."""
     keys.new_keys(data / "keys", data / "public", ORIGIN)
+    with serving(data) as server:
+        yield server
+
+
+@contextmanager
+def serving(data: Path) -> Iterator[Server]:
+    """Run `gnexec serve` over what is in `data`; it has answered by then."""
     flags = ["--data", str(data), "--port", "0", "--allow-raw", "--max-open", "100000"]
     with _running([sys.executable, "-m", "gnexec", "serve", *flags]) as server:
         yield server

@@ -80,6 +80,7 @@ def _examine(folder: Folder, server: str | None, token_file: Path | None) -> Ite
     yield sandbox()
     yield disk(folder.data)
     yield keys(folder)
+    yield log(folder)
     if server is None:
         yield Finding("server", Grade.NOTE, "none named; --server ADDRESS checks one")
     else:
@@ -151,6 +152,28 @@ def keys(folder: Folder) -> Finding:
         detail, _, mend = str(err).partition(": ")
         return Finding("server keys", Grade.BAD, detail, mend)
     return Finding("server keys", Grade.GOOD, f"of {loaded.origin}, private")
+
+
+def log(folder: Folder) -> Finding:
+    """Look whether the log can be read, and reaches as far as what was published of it."""
+    from gnexec.audit.local import LocalLog
+    from gnexec.audit.source import DATABASE
+    from gnexec.errors import GnexecError
+    from gnexec.store.published import newest_published
+
+    database = folder.data / DATABASE
+    if not database.exists():
+        return Finding("log", Grade.NOTE, f"none in {database}; only a server with SQLite has one there")
+    try:
+        newest = newest_published(folder.settings.published)
+        with LocalLog(database) as found:
+            size = found.head().size
+    except GnexecError as err:
+        return Finding("log", Grade.BAD, str(err), "See docs/operate.md, 'When something is wrong'.")
+    if newest is not None and newest.size > size:
+        detail = f"{size} entries, but a checkpoint of {newest.size} was published"
+        return Finding("log", Grade.BAD, detail, "See docs/operate.md, 'A backup that is too short'.")
+    return Finding("log", Grade.GOOD, f"{size} entries")
 
 
 def connection(to: Connection) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -75,11 +75,19 @@ def verify(
                     style="yellow",
                 )
             with _progress("Checking", log.header.size) as tell:
-                found = check(log.header, log.items(), anchor.key, kept=anchor.kept, witnesses=witnesses, progress=tell)
+                found = check(
+                    log.header,
+                    log.items(),
+                    anchor.key,
+                    kept=anchor.kept,
+                    kept_note=anchor.note,
+                    witnesses=witnesses,
+                    progress=tell,
+                )
     except (CorruptLog, ProofError) as error:
         return _bad(error, json=json)
     try:
-        anchor.keep(found.note)
+        anchor.keep(found.note, found.keys)
     except BadConfiguration as error:
         say(f"The checkpoint could not be kept for the next time: {error}", style="yellow")
     if json:
@@ -233,7 +241,9 @@ def verify_receipt(file: Path, /, *, vkey: Key = None, json: Json = False) -> in
         raise BadConfiguration(msg) from error
     try:
         receipts = read_receipts(data)
-        shown = [check_receipt(each, choose_anchor(each.log, None, vkey).key) for each in receipts]
+        anchors = [choose_anchor(each.log, None, vkey) for each in receipts]
+        pairs = zip(receipts, anchors, strict=True)
+        shown = [check_receipt(each, anchor.key, anchor.history()) for each, anchor in pairs]
     except (CorruptLog, ProofError) as error:
         return _bad(error, json=json)
     for receipt, each in zip(receipts, shown, strict=True):
@@ -368,6 +378,7 @@ def _told(found: Verified, anchor: Anchor) -> dict[str, Any]:
         "continues": found.continues,
         "witnesses": found.witnesses,
         "vkey": anchor.key.vkey,
+        "keys": [{"vkey": key.vkey, "added": key.added, "retired": key.retired} for key in found.keys],
         "key_known": anchor.known,
     }
 
@@ -382,6 +393,7 @@ def _show_verified(found: Verified, anchor: Anchor) -> None:
             ("entries", f"{size}, from {show_time(found.first_ms)} to {show_time(found.last_ms)}"),
             ("root", found.checkpoint.root.hex()),
             ("key", f"{anchor.key.vkey} ({anchor.known})"),
+            *(("", words) for words in _successions(found)),
             ("continues", f"the checkpoint of {found.continues} entries kept before" if found.continues else ""),
             ("witnesses", ", ".join(f"{name} at {show_time(s * 1000)}" for name, s in found.witnesses.items())),
             ("signatures", f"{found.statements} of workers verified{unknown}"),
@@ -390,6 +402,13 @@ def _show_verified(found: Verified, anchor: Anchor) -> None:
         ]
     )
     line(f"Verified: {found.level}.")
+
+
+def _successions(found: Verified) -> Iterator[str]:
+    """Say how the log's keys followed each other."""
+    for older, newer in pairwise(found.keys):
+        until = f"signed until entry {older.retired}" if older.retired is not None else "signs as well"
+        yield f"{older.vkey} was succeeded by {newer.vkey} at entry {newer.added}, vouched for it, and {until}"
 
 
 def _show_entry(record: Record) -> None:

@@ -3,34 +3,70 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import logging
+import signal
 import socket
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 
 import structlog
 import uvicorn
 
+from gnexec.cli import journal, notify
 from gnexec.desk.office import Office, open_office
 from gnexec.errors import BadConfiguration, GnexecError
 from gnexec.keys import ServerKeys, load, new_keys
-from gnexec.settings import ServerSettings
+from gnexec.settings import LogFormat, ServerSettings
 from gnexec.store import open_store
 from gnexec.web.app import make_app
-from gnexec.web.protocol import PatientProtocol
+from gnexec.web.limits import make_lobby, raise_file_limit
+from gnexec.web.protocol import PatientProtocol, tune
+from gnexec.web.requestlog import RequestLog
 
 log = structlog.get_logger("gnexec.serve")
 SHUTDOWN_S = 10
+"""How long requests may take to end once a signal has come."""
+BACKLOG = 2048
 KEEP_ALIVE_S = 75
 
 
-def serve(settings: ServerSettings) -> None:
-    """Serve until a signal comes.
+def serve(settings: ServerSettings) -> int:
+    """Serve until a signal comes; return the exit status.
 
     Raises:
         BadConfiguration: settings, keys, schema or log do not fit together.
     """
-    set_up_log()
-    keys = server_keys(settings)
+    journal.set_up(settings.log_format, settings.log_level)
+    if settings.processes > 1:
+        from gnexec.cli.supervise import supervise
+
+        with journal.told(settings.log_format):
+            return supervise(settings)
+    with journal.told(settings.log_format):
+        keys = server_keys(settings)
+        listening = bind(settings.host, settings.port)
+        listening.listen(BACKLOG)
+        serve_on(settings, keys, listening, lambda: announce(settings, keys, listening))
+    return 0
+
+
+def serve_on(settings: ServerSettings, keys: ServerKeys, listening: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve on a bound socket until a signal comes; SIGTERM is the ordinary end.
+
+    Args:
+        settings: of this server; how many processes there are is no matter here.
+        keys: its own.
+        listening: bound; listens once the log is open, if it does not yet.
+        ready: called once, when requests are answered.
+
+    Raises:
+        BadConfiguration: settings, keys, schema or log do not fit together.
+        KeyboardInterrupt: it was SIGINT.
+    """
+    # uvicorn raises the signal that ended it once more: what was asked for is no failure.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     store = open_store(settings.database_url, create=True)
     failure: list[GnexecError] = []
     offices: list[Office] = []
@@ -43,42 +79,51 @@ def serve(settings: ServerSettings) -> None:
             raise
         return offices[0]
 
-    listening = _listen(settings.host, settings.port)
+    app = make_app(opened)
+    lobby = make_lobby(settings.max_connections, settings.max_per_address, raise_file_limit())
     config = uvicorn.Config(
-        make_app(opened),
-        log_level="warning",
+        RequestLog(app) if settings.log_requests else app,
+        log_config=None,
         access_log=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         server_header=False,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=SHUTDOWN_S,
         timeout_keep_alive=KEEP_ALIVE_S,
-        http=PatientProtocol,
+        http=partial(PatientProtocol, lobby=lobby),  # type: ignore[arg-type]  # called as a class would be
         ws="none",
     )
-    server = _Server(config, settings, keys, offices)
+    server = _Server(config, offices, ready)
+    logging.getLogger("uvicorn.error").addFilter(lambda _: not failure)  # why it does not start is told once, by us
     try:
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(server.serve([listening]))
-    except (SystemExit, KeyboardInterrupt):
+    except (SystemExit, KeyboardInterrupt) as end:
         if failure:
             raise failure[0] from None
-        raise
+        if isinstance(end, KeyboardInterrupt) or end.code:
+            raise
     if failure:
         raise failure[0]
 
 
-def set_up_log() -> None:
-    """Write the operator's log to standard error, tracebacks without the values of variables: they may be tokens."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper("iso", utc=True),
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty() and "NO_COLOR" not in os.environ,
-                exception_formatter=structlog.dev.plain_traceback,
-            ),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+def announce(settings: ServerSettings, keys: ServerKeys, listening: socket.socket) -> None:
+    """Tell the operator where the server listens, and by which key its log is verified."""
+    host, port = listening.getsockname()[:2]
+    host = f"[{host}]" if ":" in host else host
+    lines = [f"gnexec serves http://{host}:{port}/ as {keys.origin}", f"log key: {keys.log_verifier.vkey}"]
+    if settings.open_mode:
+        lines.append(
+            "OPEN MODE: anyone who reaches this address may hand in commands, run them and answer for them. "
+            "Use it on a trusted network only."
+        )
+    for line in lines:
+        if settings.log_format is LogFormat.JSON:
+            log.info(line)
+        else:
+            print(line, flush=True)  # noqa: T201 -- for the operator
+    notify.tell(notify.READY)
 
 
 def server_keys(settings: ServerSettings) -> ServerKeys:
@@ -89,7 +134,7 @@ def server_keys(settings: ServerSettings) -> ServerKeys:
     """
     if not (settings.private_keys / "ring.json").exists():
         origin = settings.origin or f"{socket.gethostname()}/gnexec"
-        new_keys(settings.private_keys, settings.data / "public", origin)
+        new_keys(settings.private_keys, settings.data / "public", origin, now_s=int(time.time()))
     keys = load(settings.private_keys)
     if settings.origin is not None and settings.origin != keys.origin:
         msg = f"The keys in {settings.private_keys} are of {keys.origin}, not of {settings.origin}: leave --origin out."
@@ -97,47 +142,50 @@ def server_keys(settings: ServerSettings) -> ServerKeys:
     return keys
 
 
-class _Server(uvicorn.Server):
-    """Says where it listens, once it does; lets those go who wait for something, before it ends."""
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """Return a socket that has the address, and does not listen yet.
 
-    def __init__(
-        self, config: uvicorn.Config, settings: ServerSettings, keys: ServerKeys, offices: list[Office]
-    ) -> None:
+    Args:
+        host: name or address.
+        port: 0 takes a free one.
+        shared: let other processes of this user have it as well: the kernel spreads connections over those that listen.
+
+    Raises:
+        BadConfiguration: the address cannot be had.
+    """
+    bound: socket.socket | None = None
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        tune(bound)
+        bound.bind((host, port))
+        bound.settimeout(0)
+    except OSError as err:
+        if bound is not None:
+            bound.close()
+        msg = f"Cannot listen on {host} port {port}: {err.strerror or err}. Give another --host or --port."
+        raise BadConfiguration(msg) from err
+    return bound
+
+
+class _Server(uvicorn.Server):
+    """Says when it serves; lets those go who wait for something, before it ends."""
+
+    def __init__(self, config: uvicorn.Config, offices: list[Office], ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._settings = settings
-        self._keys = keys
         self._offices = offices
+        self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if not self.started or not sockets:
-            return
-        host, port = sockets[0].getsockname()[:2]
-        host = f"[{host}]" if ":" in host else host
-        print(f"gnexec serves http://{host}:{port}/ as {self._keys.origin}", flush=True)  # noqa: T201 -- for the operator
-        print(f"log key: {self._keys.log_verifier.vkey}", flush=True)  # noqa: T201
-        if self._settings.open_mode:
-            print(  # noqa: T201
-                "OPEN MODE: anyone who reaches this address may hand in commands, run them and answer for them. "
-                "Use it on a trusted network only.",
-                flush=True,
-            )
+        if self.started:
+            self._ready()
+            self._alive = asyncio.create_task(notify.stay_alive())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for office in self._offices:
             office.feed.wake_all()  # or they would hold the shutdown up until they are cut off
         await super().shutdown(sockets)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(2048)
-        listening.settimeout(0)
-    except OSError as err:
-        msg = f"Cannot listen on {host} port {port}: {err.strerror or err}. Give another --host or --port."
-        raise BadConfiguration(msg) from err
-    return listening

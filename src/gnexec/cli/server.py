@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from gnexec.cli.folders import Folder
 from gnexec.cli.values import Duration, Flag, Size
 from gnexec.core.terms import DataClass
-from gnexec.settings import DEFAULT_PORT, ServerSettings
+from gnexec.settings import DEFAULT_PORT, SNAPSHOT_EVERY, LogFormat, LogLevel, ServerSettings
 
 
 def serve(  # noqa: PLR0913 -- one argument for each setting
@@ -18,6 +18,7 @@ def serve(  # noqa: PLR0913 -- one argument for each setting
     database: str | None = None,
     host: str = "127.0.0.1",
     port: int = DEFAULT_PORT,
+    processes: int = 1,
     origin: str | None = None,
     open_mode: Annotated[Flag, Parameter(name="--open")] = False,
     open_trust_all: Flag = False,
@@ -28,7 +29,17 @@ def serve(  # noqa: PLR0913 -- one argument for each setting
     data_class: DataClass | None = None,
     max_body: Size = 8 << 20,
     max_blob: Size = 1 << 34,
-) -> None:
+    max_bodies: Size = 256 << 20,
+    max_connections: int = 20_000,
+    max_per_address: int = 0,
+    open_rate: int | None = None,
+    max_owner_open: int = 20_000,
+    snapshot_every: int = SNAPSHOT_EVERY,
+    log_format: LogFormat = LogFormat.TEXT,
+    log_level: LogLevel = LogLevel.INFO,
+    log_requests: Flag = False,
+    trusted_proxy: list[str] | None = None,
+) -> int:
     """Serve jobs over HTTP, until interrupted.
 
     Keys, database and log are made on the first start.
@@ -38,6 +49,7 @@ def serve(  # noqa: PLR0913 -- one argument for each setting
         database: Address of the log's database, sqlite:///FILE; else `log.sqlite` in the data folder.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
+        processes: Servers that share the address and the database; more than one needs PostgreSQL.
         origin: Name of the log and of the server in every token, for ever.
         open_mode: No enrolment, any HTTP client is a worker. For a trusted network only.
         open_trust_all: With --open: count every hand-out as an owner of its own, so that a quorum can be asked for.
@@ -48,15 +60,27 @@ def serve(  # noqa: PLR0913 -- one argument for each setting
         data_class: Of jobs that do not say: "project" or "public". Public in open mode, else project.
         max_body: Largest JSON body.
         max_blob: Largest blob.
+        max_bodies: Memory for all JSON bodies that are being dealt with.
+        max_connections: Connections at a time, in each process.
+        max_per_address: Connections of one address at a time; 0 for three quarters of all.
+        open_rate: With --open: requests a second of one address. Unless given: 500, this machine's own not limited.
+        max_owner_open: Attempts that all workers of one owner may hold at a time.
+        snapshot_every: Entries after which a snapshot is made in the background, so that the next start takes seconds;
+            0 for never.
+        log_format: Form of the log on standard error: text, or json, one document to a line.
+        log_level: The least that the log tells.
+        log_requests: Log one line for each request: method, route, status, time; no ids, addresses or tokens.
+        trusted_proxy: Address or network of a reverse proxy, whose X-Forwarded-For is believed; may be repeated.
     """
     from gnexec.cli import serve as server
 
-    server.serve(
+    return server.serve(
         ServerSettings(
             data=(folder or Folder()).data,
             database=database,
             host=host,
             port=port,
+            processes=processes,
             origin=origin,
             open_mode=open_mode,
             open_trust_all=open_trust_all,
@@ -67,5 +91,15 @@ def serve(  # noqa: PLR0913 -- one argument for each setting
             data_class=data_class,
             max_body_bytes=max_body,
             max_blob_bytes=max_blob,
+            max_bodies_bytes=max_bodies,
+            max_connections=max_connections,
+            max_per_address=max_per_address,
+            open_rate=open_rate,
+            max_owner_open=max_owner_open,
+            snapshot_every=snapshot_every,
+            log_format=log_format,
+            log_level=log_level,
+            log_requests=log_requests,
+            trusted_proxies=tuple(trusted_proxy or ()),
         )
     )

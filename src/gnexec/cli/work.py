@@ -7,20 +7,18 @@ import os
 import platform
 import re
 import signal
-import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 import structlog
-from structlog.typing import EventDict
 
-from gnexec.cli.output import clean
+from gnexec.cli import journal
 from gnexec.cli.values import Duration, Flag, Size
 from gnexec.core.events import Offer
 from gnexec.errors import BadConfiguration
 from gnexec.keys.files import read_private
-from gnexec.settings import data_home
+from gnexec.settings import LogFormat, LogLevel, data_home
 from gnexec.worker import capabilities
 from gnexec.worker.agent import Agent, Exit
 from gnexec.worker.contact import Plan
@@ -52,6 +50,8 @@ def worker(  # noqa: PLR0913 -- one argument for each option
     drain: Duration = 60,
     grace: Duration = 10,
     cut_off: Duration = 300,
+    log_format: LogFormat = LogFormat.TEXT,
+    log_level: LogLevel = LogLevel.INFO,
 ) -> int:
     """Take jobs from a server, run them in a sandbox, and send back signed results.
 
@@ -77,8 +77,10 @@ def worker(  # noqa: PLR0913 -- one argument for each option
         drain: How long jobs may run on after the first signal.
         grace: Time between SIGTERM and SIGKILL for a job that is to stop.
         cut_off: How long a job goes on after its lease while the server is not heard of.
+        log_format: Form of the log on standard error: text, or json, one document to a line.
+        log_level: The least that the log tells.
     """
-    _log_plainly()
+    journal.set_up(log_format, log_level)
     log = structlog.get_logger("gnexec.worker")
     url = _checked(url)
     box = Sandbox(
@@ -141,28 +143,6 @@ async def _work(plan: Plan, home: StateDir) -> int:
         loop.add_signal_handler(number, take, number)
     ended = await agent.run()
     return INTERRUPTED if ended is Exit.OK and signal.SIGINT in taken else int(ended)
-
-
-def _log_plainly() -> None:
-    """Write one plain line for each event: time, level, event, and what belongs to it."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%SZ", utc=True),
-            structlog.processors.format_exc_info,
-            _cleaned,
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty() and "NO_COLOR" not in os.environ, pad_event_to=0, sort_keys=False
-            ),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger("info"),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-
-
-def _cleaned(_: Any, __: str, event: EventDict) -> EventDict:  # noqa: ANN401 -- as structlog calls it
-    """Keep what a server says from driving the terminal."""
-    return {name: clean(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 def _checked(url: str) -> str:

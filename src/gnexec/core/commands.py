@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import msgspec
+
 from gnexec.core.events import Effort, HandedOut, Offer, PolicySet, Reported, Submitted
 from gnexec.core.job import Job
 from gnexec.core.policy.matching import Obstacle
@@ -30,13 +32,52 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True)
+class RingLogKey:
+    """A log key as a server's ring has it.
+
+    Attributes:
+        endorsement: the note by which the one before it vouches for it; "" for the first.
+        in_force: whether it is to sign checkpoints.
+    """
+
+    vkey: str
+    endorsement: str = ""
+    in_force: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TurnKeys:
+    """A server's ring of keys has changed: bring the log up to it.
+
+    Attributes:
+        tokens: public keys (base64url) by kid, under which tokens may be admitted: next, current, previous.
+        current: kid of the one that is to sign.
+        retired: kids whose last token has expired. revoked: kids that were stolen.
+        log: oldest first; those that were retired are still named.
+    """
+
+    tokens: dict[str, str]
+    current: str
+    retired: frozenset[str] = frozenset()
+    revoked: frozenset[str] = frozenset()
+    log: tuple[RingLogKey, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class OpenLog:
-    """Begin the log, or bring keys and policy up to what the operator set."""
+    """Begin the log, or bring keys and policy up to what the operator set.
+
+    Attributes:
+        vkey: the log key to open a new log with; for a log that is there, one of its keys, old or new.
+        keys: token keys to announce, by kid.
+        turn: the whole ring, where there is one.
+    """
 
     origin: str
     vkey: str
     keys: dict[str, str]
     policy: PolicySet
+    turn: TurnKeys | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +213,7 @@ class Cancel:
     past: Past = field(default_factory=Past)
 
 
-Command = OpenLog | EndOutage | Lapse | Enrol | Submit | NextJobs | Progress | Report | Cancel
+Command = OpenLog | TurnKeys | EndOutage | Lapse | Enrol | Submit | NextJobs | Progress | Report | Cancel
 
 
 class Verdict(StrEnum):
@@ -202,10 +243,15 @@ class Enrolled:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """Job ids in the order of the request, and which of them are new."""
+    """Job ids in the order of the request, and which of them are new.
+
+    Attributes:
+        again: whether the same request had been answered so before.
+    """
 
     ids: tuple[int, ...]
     created: frozenset[int]
+    again: bool = False
 
     @classmethod
     def of(cls, event: Submitted) -> Accepted:
@@ -218,7 +264,7 @@ class Work:
     """A hand-out, new or repeated, with its lease as it stands.
 
     Attributes:
-        jobs: the jobs that are still open in it, as they are now.
+        jobs: (job, attempt number) for those that are still open in it; the job may be as it was just before.
         at_ms: when it was handed out.
     """
 
@@ -244,8 +290,7 @@ class Directive:
     lease_until_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(msgspec.Struct, frozen=True, gc=False):
     """One result's verdict.
 
     Attributes:

@@ -26,10 +26,11 @@ from gnexec.core.commands import (
     Progress,
     Report,
     Submit,
+    TurnKeys,
 )
 from gnexec.core.events import AnyEvent, KeyAdded, LogOpened
+from gnexec.core.turn import check_log, turned
 from gnexec.core.world import World
-from gnexec.errors import BadConfiguration
 
 Decided = tuple[list[AnyEvent], Answer]
 
@@ -52,6 +53,8 @@ def decide(world: World, command: Command, at_ms: int) -> Decided:
     match command:
         case OpenLog():
             return _open(world, command)
+        case TurnKeys():
+            return list(turned(world.keys, command)), Done()
         case EndOutage():
             return handout.end_outage(world, command, at_ms)
         case Lapse():
@@ -76,13 +79,14 @@ def _open(world: World, command: OpenLog) -> Decided:
     events: list[AnyEvent] = []
     if world.size == 0:
         events.append(LogOpened(origin=command.origin, vkey=command.vkey))
-    elif (world.origin, world.vkey) != (command.origin, command.vkey):
-        msg = (
-            f"The log belongs to {world.origin} with the key {world.vkey}; this server is {command.origin} with "
-            f"{command.vkey}. Start it with the keys and the origin that the log was opened with."
-        )
-        raise BadConfiguration(msg)
-    events.extend(KeyAdded(kid=kid, x=x) for kid, x in command.keys.items() if kid not in world.keys)
+    else:
+        check_log(world, command)
+    events.extend(KeyAdded(kid=kid, x=x) for kid, x in command.keys.items() if kid not in world.keys.tokens)
+    if command.turn is not None:
+        book = world.keys
+        for seq, event in enumerate(events, world.size):
+            book = book.after(event, seq)
+        events.extend(turned(book, command.turn))
     if world.size == 0 or world.policy != command.policy:
         events.append(command.policy)
     return events, Done()

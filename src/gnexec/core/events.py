@@ -22,7 +22,13 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="
     """Base of all events; carries the tag."""
 
 
-class AttemptState(StrEnum):
+class Word(StrEnum):
+    """A word of a closed vocabulary; hashed as the text that it is, since Enum's own hash is a function in Python."""
+
+    __hash__ = str.__hash__
+
+
+class AttemptState(Word):
     """An attempt is open, or has one of these outcomes."""
 
     OPEN = "open"
@@ -41,7 +47,7 @@ class AttemptState(StrEnum):
     CANCELLED = "cancelled"
 
 
-class JobState(StrEnum):
+class JobState(Word):
     """Where a job stands."""
 
     QUEUED = "queued"
@@ -63,6 +69,11 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     exit: int | None = None
     signal: str | None = None
     limit: str | None = None
+
+    @property
+    def success(self) -> bool:
+        """Whether it ended by itself, with exit status 0."""
+        return self.exit == 0 and self.signal is None and self.limit is None
 
     @property
     def text(self) -> str:
@@ -98,7 +109,46 @@ class KeyAdded(Event, frozen=True, tag="key-added/1"):
     x: str
 
 
-class PolicySet(Event, frozen=True, tag="policy-set/1"):
+class KeyCurrent(Event, frozen=True, tag="key-current/1"):
+    """A key that was announced signs tokens from here on; the one before it is good for reading only."""
+
+    kid: str
+
+
+class KeyRetired(Event, frozen=True, tag="key-retired/1"):
+    """The last token that a key may have signed has expired: nothing is admitted under it any more."""
+
+    kid: str
+
+
+class KeyRevoked(Event, frozen=True, tag="key-revoked/1"):
+    """A key was stolen: no token under it is admitted from here on, whatever its time.
+
+    Hand-outs that are open here were made under such keys; as their workers cannot answer, they lapse without blame.
+    """
+
+    kid: str
+
+
+class LogKeyAdded(Event, frozen=True, tag="log-key-added/1"):
+    """From this entry on, checkpoints carry the signature of one more key.
+
+    Attributes:
+        vkey: its verifier key (C2SP signed-note).
+        endorsement: a signed note by which the newest log key before it vouches for it.
+    """
+
+    vkey: str
+    endorsement: str
+
+
+class LogKeyRetired(Event, frozen=True, tag="log-key-retired/1"):
+    """From this entry on, checkpoints carry no signature of this key."""
+
+    vkey: str
+
+
+class PolicySet(Event, frozen=True, tag="policy-set/2"):
     """The operator's numbers that decisions depend on; in force from this entry on.
 
     Attributes:
@@ -108,6 +158,9 @@ class PolicySet(Event, frozen=True, tag="policy-set/1"):
         distinct_owners: whether results must come from different owners to agree, and an owner gets a job once.
             False only in open mode with the operator's word that all volunteers are trusted.
         open: whether anyone may work unenrolled, and results need no signature.
+        max_owner_open: attempts that all workers of one owner may hold at a time; 0 for no limit.
+        silent_halves: whether each hand-out that a worker takes in silence, one after the other, halves what it may
+            hold, until it is heard of.
     """
 
     lease_s: int
@@ -115,6 +168,8 @@ class PolicySet(Event, frozen=True, tag="policy-set/1"):
     max_open: int
     distinct_owners: bool
     open: bool = False
+    max_owner_open: int = 0
+    silent_halves: bool = False
 
 
 class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -277,8 +332,8 @@ class ResultsReported(Event, frozen=True, tag="results-reported/1"):
     results: list[Reported]
 
 
-class Compared(Event, frozen=True, tag="compared/1"):
-    """Two results of a job were compared, outside the core; decisions only count.
+class Compared(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """Two results of a job were compared.
 
     Attributes:
         a: attempt number of the earlier result; b: of the later one.
@@ -294,8 +349,14 @@ class Compared(Event, frozen=True, tag="compared/1"):
     why: str
 
 
-class JobDecided(Event, frozen=True, tag="job-decided/1"):
-    """A job is decided, by the rule in its terms.
+class ResultsCompared(Event, frozen=True, tag="results-compared/1"):
+    """Results were compared, outside the core; decisions only count what was found."""
+
+    found: list[Compared]
+
+
+class JobDecided(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """One job is decided, by the rule in its terms.
 
     Attributes:
         revision: 1, or one more than the last.
@@ -309,6 +370,12 @@ class JobDecided(Event, frozen=True, tag="job-decided/1"):
     state: JobState
     canonical: int | None
     reason: str
+
+
+class JobsDecided(Event, frozen=True, tag="jobs-decided/1"):
+    """What followed for jobs from one report, or from leases that passed."""
+
+    decided: list[JobDecided]
 
 
 class LapsedAttempt(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -362,14 +429,19 @@ class Equivocated(Event, frozen=True, tag="equivocated/1"):
 AnyEvent = (
     LogOpened
     | KeyAdded
+    | KeyCurrent
+    | KeyRetired
+    | KeyRevoked
+    | LogKeyAdded
+    | LogKeyRetired
     | PolicySet
     | WorkerEnrolled
     | Submitted
     | HandedOut
     | LeaseExtended
     | ResultsReported
-    | Compared
-    | JobDecided
+    | ResultsCompared
+    | JobsDecided
     | AttemptsLapsed
     | OwnerWithdrew
     | OutageEnded
@@ -389,10 +461,16 @@ __all__ = [
     "HandedOut",
     "JobDecided",
     "JobState",
+    "JobsDecided",
     "JoinedJob",
     "KeyAdded",
+    "KeyCurrent",
+    "KeyRetired",
+    "KeyRevoked",
     "LapsedAttempt",
     "LeaseExtended",
+    "LogKeyAdded",
+    "LogKeyRetired",
     "LogOpened",
     "Needs",
     "NewJob",
@@ -403,7 +481,9 @@ __all__ = [
     "PolicySet",
     "RefusalNoted",
     "Reported",
+    "ResultsCompared",
     "ResultsReported",
     "Submitted",
+    "Word",
     "WorkerEnrolled",
 ]

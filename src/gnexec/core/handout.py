@@ -17,7 +17,7 @@ from gnexec.core.events import (
     OutageEnded,
 )
 from gnexec.core.job import Job, evolve
-from gnexec.core.judge import settle
+from gnexec.core.judge import Outfall
 from gnexec.core.policy.matching import choose, explain
 from gnexec.core.policy.prediction import attempt_ms
 from gnexec.core.steps import steps
@@ -60,10 +60,7 @@ def next_jobs(world: World, command: NextJobs, at_ms: int) -> tuple[list[AnyEven
         exp_s=exp_s,
         est_s=_predicted_s(world, chosen),
     )
-    jobs = tuple(
-        (evolve(world.jobs[job], step), number)
-        for (job, step), (_, number) in zip(steps(event, world.size, at_ms), event.jobs, strict=True)
-    )
+    jobs = tuple((job, len(job.attempts) + 1) for job in chosen)
     return [event], Work(event, jobs, event.lease_until_ms, at_ms)
 
 
@@ -117,10 +114,10 @@ def lapse(world: World, at_ms: int) -> tuple[list[AnyEvent], Answer]:
     after = {job: world.jobs[job] for job in {end.job for end in ends}}
     for job, step in steps(event, world.size, at_ms):
         after[job] = evolve(after[job], step)
-    events: list[AnyEvent] = [event]
+    outfall = Outfall(world, world.size, at_ms)
     for job_id in sorted(after):
-        events.extend(settle(world, after[job_id], world.size, at_ms)[0])
-    return events, Done()
+        outfall.settle(after[job_id])
+    return [event, *outfall.events], Done()
 
 
 def end_outage(world: World, command: EndOutage, at_ms: int) -> tuple[list[AnyEvent], Answer]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gnexec.core.commands import Accepted, Answer, Cancel, Cancelled, Enrol, Enrolled, JobRequest, Submit
 from gnexec.core.events import AnyEvent, JobState, JoinedJob, NewJob, OwnerWithdrew, Submitted, WorkerEnrolled
 from gnexec.core.job import Job, evolve
@@ -27,7 +29,7 @@ def submit(world: World, command: Submit) -> tuple[list[AnyEvent], Answer]:
                 field="Idempotency-Key",
                 mend="Use a new key for a new request.",
             )
-        return [], answer
+        return [], replace(answer, again=True)
     terms: dict[Terms, int] = {}
     fresh: list[NewJob] = []
     joined: list[JoinedJob] = []
@@ -78,7 +80,7 @@ def cancel(world: World, command: Cancel, at_ms: int) -> tuple[list[AnyEvent], A
 
 
 def enrol(world: World, command: Enrol) -> tuple[list[AnyEvent], Answer]:
-    """Admit a worker, or take its new offer.
+    """Admit a worker, or take its new offer; nothing is entered where it says what it said before.
 
     Raises:
         Refused: conflict where the key is another owner's worker.
@@ -91,6 +93,10 @@ def enrol(world: World, command: Enrol) -> tuple[list[AnyEvent], Answer]:
             field="jwk",
             mend="Make a new worker key, or enrol with the access token of its owner.",
         )
+    if known is not None:
+        record = world.workers[known]
+        if (record.offer, record.caps) == (command.offer, command.caps):
+            return [], Enrolled(known, created=False)
     worker = known or worker_id(command.draw)
     event = WorkerEnrolled(
         worker=worker, owner=command.owner, x=command.x, kid=command.kid, caps=command.caps, offer=command.offer

@@ -8,12 +8,11 @@ what ought to happen is `gnexec.core.decide`'s.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import StrEnum
 from typing import Final, NoReturn, assert_never
 
 import msgspec
 
-from gnexec.core.events import AnyEvent, AttemptState, JobState, Outcome
+from gnexec.core.events import AnyEvent, AttemptState, JobState, Outcome, Word
 from gnexec.core.steps import Compare, Create, Decide, Join, Lapse, Report, Start, Step, Withdraw, steps_of
 from gnexec.core.terms import DataClass, Terms
 from gnexec.errors import IllegalTransition
@@ -31,6 +30,12 @@ SILENT: Final = frozenset(
     }
 )
 """How an attempt may end without an answer."""
+
+
+_OPEN: Final = AttemptState.OPEN
+_SUCCEEDED: Final = AttemptState.SUCCEEDED
+_UNDECIDED: Final = (JobState.RUNNING, JobState.QUEUED)
+# Constants, since in Python 3.11 each look at a member of an enumeration costs as much as a comparison.
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -96,12 +101,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def decided(self) -> bool:
         """Whether nothing more is wanted: succeeded, failed or cancelled."""
-        return self.state not in (JobState.QUEUED, JobState.RUNNING)
+        return self.state not in _UNDECIDED
 
     @property
     def open_attempts(self) -> int:
         """Number of attempts that may still be answered."""
-        return sum(a.state is AttemptState.OPEN for a in self.attempts)
+        return sum([a.state is _OPEN for a in self.attempts])
 
     @property
     def closed(self) -> bool:
@@ -113,7 +118,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.attempts[number - 1] if 1 <= number <= len(self.attempts) else None
 
 
-class Trigger(StrEnum):
+class Trigger(Word):
     """What can happen to a job, as far as its state is concerned."""
 
     JOIN = "join"
@@ -177,26 +182,26 @@ def evolve(job: Job | None, step: Step) -> Job:
     Raises:
         IllegalTransition: the step does not fit; `job` is as it was.
     """
-    if isinstance(step, Create):
-        if job is not None:
-            _illegal(job, "it was handed in already")
-        return _create(step)
     if job is None:
+        if isinstance(step, Create):
+            return _create(step)
         msg = f"{type(step).__name__} for a job that does not exist"
         raise IllegalTransition(msg)
-    match step:
-        case Join():
-            return _join(job, step)
+    match step:  # what happens most stands first
         case Start():
             return _start(job, step)
         case Report():
             return _report(job, step)
-        case Lapse():
-            return _lapse(job, step)
-        case Compare():
-            return _compare(job, step)
         case Decide():
             return _decide(job, step)
+        case Compare():
+            return _compare(job, step)
+        case Lapse():
+            return _lapse(job, step)
+        case Join():
+            return _join(job, step)
+        case Create():
+            _illegal(job, "it was handed in already")
         case Withdraw():
             return _withdraw(job, step)
         case _:
@@ -214,13 +219,11 @@ def fold(job_id: int, events: Iterable[tuple[int, int, AnyEvent]]) -> Job | None
 
 def outcome_state(job: Job, outcome: Outcome) -> AttemptState:
     """Return how an attempt of `job` ends when its worker reports `outcome` now."""
-    if job.state is JobState.CANCELLED:
-        return AttemptState.CANCELLED
     if job.decided:
-        return AttemptState.UNNEEDED
-    if outcome.limit in BLAMELESS:
-        return AttemptState.PREEMPTED
-    return AttemptState.SUCCEEDED if outcome.text == "success" else AttemptState.FAILED
+        return AttemptState.CANCELLED if job.state is _C else AttemptState.UNNEEDED
+    if outcome.success:
+        return _SUCCEEDED
+    return AttemptState.PREEMPTED if outcome.limit in BLAMELESS else AttemptState.FAILED
 
 
 def stricter(a: Terms, b: Terms) -> Terms:
@@ -258,7 +261,7 @@ def _open(job: Job, number: int, jti: str) -> Attempt:
     attempt = job.attempt(number)
     if attempt is None:
         _illegal(job, f"there is no attempt {number}")
-    if attempt.state is not AttemptState.OPEN:
+    if attempt.state is not _OPEN:
         _illegal(job, f"attempt {number} is {attempt.state} already")
     if attempt.jti != jti:
         _illegal(job, f"attempt {number} belongs to another hand-out than {jti}")
@@ -288,7 +291,7 @@ def _start(job: Job, step: Start) -> Job:
 def _end(job: Job, ended: Attempt) -> Job:
     index = ended.number - 1
     attempts = (*job.attempts[:index], ended, *job.attempts[index + 1 :])
-    still_open = any(a.state is AttemptState.OPEN for a in attempts)
+    still_open = len(attempts) > 1 and any(a.state is _OPEN for a in attempts)
     return msgspec.structs.replace(
         job, state=_next(job, Trigger.END if still_open else Trigger.DRAIN), attempts=attempts
     )
@@ -345,7 +348,7 @@ def _compare(job: Job, step: Compare) -> Job:
 
 
 def _decide(job: Job, step: Decide) -> Job:
-    event = step.event
+    event = step.decided
     if event.revision != job.revision + 1:
         _illegal(job, f"revision {event.revision} does not follow {job.revision}")
     trigger = _DECISIONS.get(event.state)
@@ -368,7 +371,7 @@ def _decide(job: Job, step: Decide) -> Job:
 
 def _with_result(job: Job, number: int) -> None:
     attempt = job.attempt(number)
-    if attempt is None or attempt.state is not AttemptState.SUCCEEDED:
+    if attempt is None or attempt.state is not _SUCCEEDED:
         _illegal(job, f"attempt {number} has no result")
 
 

@@ -7,15 +7,20 @@ Signatures, audiences and paths were checked before a command reaches this modul
 
 from __future__ import annotations
 
+from typing import Final
+
 from gnexec.core.commands import Answer, Judged, Report, Verdict, Verdicts
 from gnexec.core.events import (
     AnyEvent,
     AttemptState,
+    Compared,
     Equivocated,
     JobDecided,
+    JobsDecided,
     JobState,
     RefusalNoted,
     Reported,
+    ResultsCompared,
     ResultsReported,
 )
 from gnexec.core.job import Attempt, Job, evolve
@@ -24,6 +29,17 @@ from gnexec.core.policy.validation import missing_comparisons
 from gnexec.core.steps import Compare, Decide, steps
 from gnexec.core.world import World
 from gnexec.errors import Refused
+
+_FIXED: Final = {
+    AttemptState.UNNEEDED: Verdict.UNNEEDED,
+    AttemptState.CANCELLED: Verdict.UNNEEDED,
+    AttemptState.PREEMPTED: Verdict.UNNEEDED,
+    AttemptState.EXPIRED: Verdict.TOO_LATE,
+    AttemptState.ABANDONED: Verdict.TOO_LATE,
+    AttemptState.UNDELIVERED: Verdict.TOO_LATE,
+}
+"""Attempts that are worth nothing, whatever becomes of their job."""
+_SUCCEEDED: Final = JobState.SUCCEEDED
 
 
 def report(world: World, command: Report, at_ms: int) -> tuple[list[AnyEvent], Answer]:
@@ -61,52 +77,66 @@ def report(world: World, command: Report, at_ms: int) -> tuple[list[AnyEvent], A
     return events, Verdicts(tuple(judged[result.job] for result in command.results))
 
 
-def settle(world: World, job: Job, seq: int, at_ms: int) -> tuple[list[AnyEvent], Job]:
-    """Return what follows for a job from its results: missing comparisons, and a decision if they amount to one.
+class Outfall:
+    """What follows for jobs from their newest results or lapses, gathered over one event: findings, and decisions."""
 
-    Args:
-        world: for the policy in force.
-        job: with the newest result or lapse in it.
-        seq: the entry that it follows from.
-        at_ms: the time of the entries to come.
+    def __init__(self, world: World, seq: int, at_ms: int) -> None:
+        """Begin with nothing.
 
-    Returns:
-        New events, and the job as it is after them.
-    """
-    if job.decided:
-        return [], job
-    events: list[AnyEvent] = []
-    if job.terms.redundancy.quorum > 1:
-        for compared in missing_comparisons(job):
-            events.append(compared)
-            job = evolve(job, Compare(compared.a, compared.b, compared.equal))
-    found = decision(job, distinct_owners=world.policy.distinct_owners)
-    if found is not None:
-        decided = JobDecided(
-            job=job.id, revision=job.revision + 1, state=found.state, canonical=found.canonical, reason=found.reason
-        )
-        events.append(decided)
-        job = evolve(job, Decide(decided, at_ms, seq))
-    return events, job
+        Args:
+            world: for the policy in force.
+            seq: the entry that it follows from.
+            at_ms: the time of the entries to come.
+        """
+        self._world = world
+        self._seq = seq
+        self._at_ms = at_ms
+        self._found: list[Compared] = []
+        self._decided: list[JobDecided] = []
+
+    def settle(self, job: Job) -> Job:
+        """Compare what is not compared yet, decide the job if its results amount to that; return it as it is then.
+
+        Args:
+            job: with the newest result or lapse in it.
+        """
+        if job.decided:
+            return job
+        if job.terms.redundancy.quorum > 1:
+            for compared in missing_comparisons(job):
+                self._found.append(compared)
+                job = evolve(job, Compare(compared.a, compared.b, compared.equal))
+        found = decision(job, distinct_owners=self._world.policy.distinct_owners)
+        if found is None:
+            return job
+        decided = JobDecided(job.id, job.revision + 1, found.state, found.canonical, found.reason)
+        self._decided.append(decided)
+        return evolve(job, Decide(decided, self._at_ms, self._seq))
+
+    @property
+    def events(self) -> list[AnyEvent]:
+        """The events that say so; none where nothing follows."""
+        events: list[AnyEvent] = []
+        if self._found:
+            events.append(ResultsCompared(found=self._found))
+        if self._decided:
+            events.append(JobsDecided(decided=self._decided))
+        return events
 
 
 def verdict(job: Job, attempt: Attempt) -> Verdict:
     """Return what an answered or closed attempt is worth now."""
-    match attempt.state:
-        case AttemptState.UNNEEDED | AttemptState.CANCELLED | AttemptState.PREEMPTED:
-            return Verdict.UNNEEDED
-        case AttemptState.EXPIRED | AttemptState.ABANDONED | AttemptState.UNDELIVERED:
-            return Verdict.TOO_LATE
-        case AttemptState.FAILED | AttemptState.SUCCEEDED | AttemptState.OPEN:
-            pass
-    if not job.decided:
-        return Verdict.PENDING
+    fixed = _FIXED.get(attempt.state)
+    if fixed is not None:
+        return fixed
+    if job.state is _SUCCEEDED:
+        return Verdict.VALID if _agrees(job, attempt) else Verdict.INVALID
     if job.state is JobState.CANCELLED:
         return Verdict.UNNEEDED
     if job.state is JobState.FAILED:
         failed = attempt.state is AttemptState.FAILED
         return Verdict.VALID if failed and job.reason == "failures" else Verdict.INCONCLUSIVE
-    return Verdict.VALID if _agrees(job, attempt) else Verdict.INVALID
+    return Verdict.PENDING
 
 
 def _agrees(job: Job, attempt: Attempt) -> bool:
@@ -135,12 +165,11 @@ def _take(
     event = ResultsReported(
         jti=command.jti, worker=command.worker, statement=command.statement, answer=command.answer, results=taken
     )
-    events: list[AnyEvent] = [event]
+    outfall = Outfall(world, seq, at_ms)
     for result, (job_id, step) in zip(taken, steps(event, seq, at_ms), strict=True):
-        follow, job = settle(world, evolve(world.jobs[job_id], step), seq, at_ms)
-        events.extend(follow)
+        job = outfall.settle(evolve(world.jobs[job_id], step))
         judged[job_id] = Judged(job_id, result.attempt, verdict(job, job.attempts[result.attempt - 1]), seq)
-    return events
+    return [event, *outfall.events]
 
 
 def _refused(result: Reported, code: Verdict) -> Judged:

@@ -14,6 +14,7 @@ import heapq
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final, NamedTuple
 
 from gnexec.core.terms import Terms
@@ -75,6 +76,16 @@ class Ready:
         """Yield the jobs that stand in a line, oldest first."""
         line = self._lines.get(key)
         return (job for job in (line or ()) if self._still(job, key))
+
+    def standing(self, key: LineKey) -> array[int]:
+        """Return the ids in a line as they stand, with those that left it unseen: what `extend` takes."""
+        line = self._lines[key]
+        return line.ids[line.front :]
+
+    def count(self, key: LineKey, exactly: int) -> int:
+        """Count the jobs in a line, cheaply: right up to `exactly`, an upper bound where there are more."""
+        found = sum(1 for _ in islice(self.jobs(key), exactly + 1))
+        return found if found <= exactly else len(self._lines[key])
 
     def best_first(self, eligible: Callable[[LineKey], bool]) -> Iterator[int]:
         """Yield jobs of the eligible lines: higher priority first, then older.

@@ -104,17 +104,20 @@ def check_spec(spec: Spec) -> Spec:
     if not words or not words[0]:
         raise Refused("invalid", "The command is empty.", field="argv" if spec.argv is not None else "cmd")
     _check_text("argv" if spec.argv is not None else "cmd", words)
-    for name, value in spec.env.items():
-        if not _ENV_NAME.fullmatch(name):
-            raise Refused("invalid", f"{name[:80]!r} is not a name for a variable.", field="env")
-        _check_text(f"env.{name}", (value,))
-    _check_text("env", [*spec.env, *spec.env.values()])
+    if spec.env:
+        for name, value in spec.env.items():
+            if not _ENV_NAME.fullmatch(name):
+                raise Refused("invalid", f"{name[:80]!r} is not a name for a variable.", field="env")
+            _check_text(f"env.{name}", (value,))
+        _check_text("env", [*spec.env, *spec.env.values()])
     if not _CLASS.fullmatch(spec.numeric_class):
         raise Refused("invalid", "A class is a short lower-case word.", field="numeric_class")
     if spec.seed is not None and not 0 <= spec.seed <= MAX_SAFE_INT:
         raise Refused("invalid", f"A seed is a number from 0 to {MAX_SAFE_INT}.", field="seed")
-    _check_paths("inputs", spec.inputs)
-    _check_paths("outputs", [path for path in spec.outputs if path != STDOUT])
+    if spec.inputs:
+        _check_paths("inputs", spec.inputs)
+    if spec.outputs:
+        _check_paths("outputs", [path for path in spec.outputs if path != STDOUT])
     if len(set(spec.outputs)) != len(spec.outputs):
         raise Refused("invalid", "An output is named twice.", field="outputs")
     if STDOUT in spec.inputs:
@@ -144,6 +147,8 @@ def job_digest(spec: Spec) -> str:
 
 def definition_digest(spec: Spec) -> str:
     """Return the digest of the raw command's definition: its form, its outputs, its environment."""
+    if not spec.env and not spec.outputs:
+        return _BARE
     return _hash({"env": spec.env, "kind": "raw/1", "outputs": sorted(spec.outputs)})
 
 
@@ -251,12 +256,16 @@ def _check_paths(field: str, paths: Mapping[str, str] | Sequence[str]) -> None:
 
 
 def _check_text(field: str, texts: Sequence[str]) -> None:
-    if sum(len(text.encode(errors="surrogatepass")) for text in texts) > MAX_WORDS_BYTES:
+    joined = "".join(texts)
+    if len(joined.encode(errors="surrogatepass")) > MAX_WORDS_BYTES:
         raise Refused("too_large", f"More than {MAX_WORDS_BYTES} bytes.", field=field, mend="Put data into an input.")
-    for text in texts:
-        if "\0" in text or any(0xD800 <= ord(char) < 0xE000 for char in text):
-            raise Refused("invalid", "A NUL or a lone surrogate cannot be passed on.", field=field)
+    if "\0" in joined or (not joined.isascii() and any(0xD800 <= ord(char) < 0xE000 for char in joined)):
+        raise Refused("invalid", "A NUL or a lone surrogate cannot be passed on.", field=field)
 
 
 def _hash(value: object) -> str:
     return sha256_hex(canonical(value))
+
+
+_BARE: Final = _hash({"env": {}, "kind": "raw/1", "outputs": []})
+"""Definition of a raw command with neither environment nor declared outputs, as most of them are."""

@@ -7,29 +7,30 @@ Both are `gnexec.core.job`'s.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from gnexec.core.events import (
     AnyEvent,
     AttemptsLapsed,
     AttemptState,
-    Compared,
     Equivocated,
     HandedOut,
     JobDecided,
+    JobsDecided,
     JoinedJob,
     LeaseExtended,
     OwnerWithdrew,
     RefusalNoted,
     Reported,
+    ResultsCompared,
     ResultsReported,
     Submitted,
 )
 from gnexec.core.terms import Terms
 
 
-@dataclass(frozen=True, slots=True)
-class Create:
+class Create(msgspec.Struct, frozen=True, gc=False):
     """The job was handed in.
 
     Attributes:
@@ -46,16 +47,14 @@ class Create:
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class Join:
+class Join(msgspec.Struct, frozen=True, gc=False):
     """Someone else, or someone again, wants the same; the stricter redundancy holds."""
 
     owner: str
     terms: Terms
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(msgspec.Struct, frozen=True, gc=False):
     """An attempt was handed out."""
 
     number: int
@@ -65,8 +64,7 @@ class Start:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(msgspec.Struct, frozen=True, gc=False):
     """A worker answered for an attempt.
 
     Attributes:
@@ -80,8 +78,7 @@ class Report:
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class Lapse:
+class Lapse(msgspec.Struct, frozen=True, gc=False):
     """An attempt ended without an answer."""
 
     jti: str
@@ -90,8 +87,7 @@ class Lapse:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Compare:
+class Compare(msgspec.Struct, frozen=True, gc=False):
     """Two results were compared."""
 
     a: int
@@ -99,17 +95,15 @@ class Compare:
     equal: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Decide:
+class Decide(msgspec.Struct, frozen=True, gc=False):
     """The job was decided."""
 
-    event: JobDecided
+    decided: JobDecided
     at_ms: int
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class Withdraw:
+class Withdraw(msgspec.Struct, frozen=True, gc=False):
     """An owner wants it no longer."""
 
     owner: str
@@ -138,10 +132,12 @@ def steps(event: AnyEvent, seq: int, at_ms: int) -> Iterator[tuple[int, Step]]:
             answer = bytes.fromhex(event.answer)
             for result in event.results:
                 yield result.job, Report(event.jti, result, answer, at_ms, seq)
-        case Compared():
-            yield event.job, Compare(event.a, event.b, event.equal)
-        case JobDecided():
-            yield event.job, Decide(event, at_ms, seq)
+        case ResultsCompared():
+            for found in event.found:
+                yield found.job, Compare(found.a, found.b, found.equal)
+        case JobsDecided():
+            for decided in event.decided:
+                yield decided.job, Decide(decided, at_ms, seq)
         case AttemptsLapsed():
             for end in event.ends:
                 yield end.job, Lapse(end.jti, end.attempt, end.outcome, at_ms)
@@ -164,10 +160,25 @@ def steps_of(job: int, event: AnyEvent, seq: int, at_ms: int) -> Iterator[Step]:
 
 def jobs_of(event: AnyEvent) -> set[int]:
     """Return the ids of the jobs that an event tells of."""
-    about = {job for job, _ in steps(event, 0, 0)}
-    if isinstance(event, LeaseExtended | RefusalNoted | Equivocated):
-        about.add(event.job)
-    return about
+    match event:
+        case Submitted():
+            return {*range(event.first, event.first + len(event.jobs)), *(row.job for row in event.joined)}
+        case HandedOut():
+            return {job for job, _ in event.jobs}
+        case ResultsReported():
+            return {result.job for result in event.results}
+        case ResultsCompared():
+            return {found.job for found in event.found}
+        case JobsDecided():
+            return {decided.job for decided in event.decided}
+        case AttemptsLapsed():
+            return {end.job for end in event.ends}
+        case OwnerWithdrew():
+            return set(event.jobs)
+        case LeaseExtended() | RefusalNoted() | Equivocated():
+            return {event.job}
+        case _:
+            return set()
 
 
 def _submitted(event: Submitted, seq: int, at_ms: int) -> Iterator[tuple[int, Step]]:

@@ -17,24 +17,30 @@ from gnexec.core.events import (
     AnyEvent,
     AttemptsLapsed,
     AttemptState,
-    Compared,
     Effort,
     Equivocated,
     HandedOut,
-    JobDecided,
+    JobsDecided,
     KeyAdded,
+    KeyCurrent,
+    KeyRetired,
+    KeyRevoked,
     LeaseExtended,
+    LogKeyAdded,
+    LogKeyRetired,
     LogOpened,
     Offer,
     OutageEnded,
     OwnerWithdrew,
     PolicySet,
     RefusalNoted,
+    ResultsCompared,
     ResultsReported,
     Submitted,
     WorkerEnrolled,
 )
 from gnexec.core.job import Job, evolve
+from gnexec.core.keybook import KeyBook
 from gnexec.core.leases import Leases
 from gnexec.core.openjobs import OpenJobs
 from gnexec.core.policy.prediction import Statistics
@@ -45,6 +51,10 @@ from gnexec.core.terms import DataClass, Terms
 from gnexec.errors import IllegalTransition
 from gnexec.ids import ANONYMOUS
 
+MOST_TERMS: Final = 16_384
+"""Different terms of which one object is kept for all jobs that have them."""
+MOST_SERIES: Final = 65_536
+"""Series of jobs whose times are remembered."""
 DEFAULT_POLICY: Final = PolicySet(lease_s=300, grace_s=60, max_open=256, distinct_owners=True)
 
 
@@ -75,8 +85,10 @@ class WorkerRecord:
     Attributes:
         x: its public key, base64url; "" for the anonymous worker of open mode.
         offer: what it offers, or None where it did not say.
+        caps: salted digest of its description.
         tally: number of its attempts by outcome, and of its equivocations.
         open: number of attempts it holds.
+        silent: number of hand-outs that it took one after the other without being heard of since.
         last_ms: time of its last entry.
     """
 
@@ -85,8 +97,10 @@ class WorkerRecord:
     x: str
     kid: str
     offer: Offer | None
+    caps: str = ""
     tally: dict[str, int] = field(default_factory=dict)
     open: int = 0
+    silent: int = 0
     last_ms: int = 0
 
     def count(self, what: str) -> None:
@@ -114,17 +128,20 @@ class World:
         self.origin = ""
         self.vkey = ""
         self.policy = DEFAULT_POLICY
-        self.keys: dict[str, str] = {}
+        self.keys = KeyBook()
         self.next_job = 1
         self.hand_outs: dict[str, HandOut] = {}
         self.requests: dict[tuple[str, str], str] = {}
         self.workers: dict[str, WorkerRecord] = {}
         self.worker_by_kid: dict[str, str] = {}
+        self.held: dict[str, int] = {}
         self.statistics: dict[str, Statistics] = {}
         self.decided: dict[str, int] = {}
         self.ready = Ready(self._belongs)
+        self._standing: dict[int, LineKey] = {}
         self._terms: dict[Terms, Terms] = {}
         self._lines: dict[Terms, Terms] = {}
+        self._firsts: dict[Terms, LineKey] = {}
         self.jobs = OpenJobs(self._intern)
         self._leases = Leases()
 
@@ -148,9 +165,15 @@ class World:
         self._before(event, at_ms)
         if isinstance(event, Submitted):
             self._take_in(event, seq, at_ms)
+        touched: set[LineKey] = set()
+        ended: dict[str, set[tuple[int, int]]] = {}
         for job_id, step in steps(event, seq, at_ms):
             if not isinstance(step, Create):  # `_take_in` has seen to new jobs, all at once.
-                self._step(job_id, step)
+                self._step(job_id, step, touched, ended)
+        for jti, pairs in ended.items():
+            self._close(jti, pairs)
+        for line in touched:
+            self.ready.trim(line)
 
     def due(self, at_ms: int) -> list[str]:
         """Return the hand-outs whose lease has passed at `at_ms`, in order of their leases; changes nothing."""
@@ -162,7 +185,8 @@ class World:
 
     def line_of(self, job: Job) -> LineKey:
         """Return the line of the queue that `job` stands in while it needs attempts."""
-        return LineKey(self._line_terms(job.terms), excluded_owners(job, distinct_owners=self.policy.distinct_owners))
+        excluded = excluded_owners(job, distinct_owners=self.policy.distinct_owners)
+        return LineKey(self._line_terms(job.terms), excluded) if excluded else self._first_line(job.terms)
 
     def needed(self, job: Job) -> int:
         """Return how many attempts `job` needs now."""
@@ -178,8 +202,12 @@ class World:
         match event:
             case LogOpened():
                 self.origin, self.vkey = event.origin, event.vkey
-            case KeyAdded():
-                self.keys[event.kid] = event.x
+                self.keys = self.keys.after(event, self.size - 1)
+            case KeyRevoked():
+                self.keys = self.keys.after(event, self.size - 1)
+                self._excuse()
+            case KeyAdded() | KeyCurrent() | KeyRetired() | LogKeyAdded() | LogKeyRetired():
+                self.keys = self.keys.after(event, self.size - 1)
             case PolicySet():
                 self._set_policy(event)
             case WorkerEnrolled():
@@ -197,11 +225,14 @@ class World:
             case Equivocated():
                 self._record(event.worker).count("equivocated")
             case ResultsReported():
-                self._record(event.worker).last_ms = at_ms
+                record = self._record(event.worker)
+                record.last_ms, record.silent = at_ms, 0
                 hand_out = self.hand_outs.get(event.jti)
                 if hand_out is not None:
                     self._keep(msgspec.structs.replace(hand_out, contacted=True))
-            case Submitted() | Compared() | JobDecided() | AttemptsLapsed() | OwnerWithdrew():
+            case AttemptsLapsed():
+                self._note_silence(event)
+            case Submitted() | ResultsCompared() | JobsDecided() | OwnerWithdrew():
                 pass
             case _:
                 assert_never(event)
@@ -211,8 +242,8 @@ class World:
             msg = f"jobs begin at {event.first} instead of {self.next_job}"
             raise IllegalTransition(msg)
         self.next_job += len(event.jobs)
-        self.jobs.add(event, seq, at_ms)
-        keys = [LineKey(self._line_terms(terms), frozenset()) for terms in event.terms]
+        in_columns = self.jobs.add(event, seq, at_ms)
+        keys = [self._first_line(self._intern(terms)) for terms in event.terms]
         lines = {key: array("q") for key in keys}
         places = [lines[key] for key in keys]
         for offset, row in enumerate(event.jobs):
@@ -220,13 +251,17 @@ class World:
         for key, line in lines.items():
             if line:
                 self.ready.extend(line, key)
+            if not in_columns:
+                self._standing.update(dict.fromkeys(line, key))
 
     def _set_policy(self, event: PolicySet) -> None:
         self.policy = event
         self.ready = Ready(self._belongs)
+        self._standing.clear()
         for job in self.jobs.values():
             if self.needed(job):
-                self.ready.add(job.id, self.line_of(job))
+                self._standing[job.id] = line = self.line_of(job)
+                self.ready.add(job.id, line)
 
     def _enrol(self, event: WorkerEnrolled, at_ms: int) -> None:
         record = self.workers.get(event.worker)
@@ -238,7 +273,7 @@ class World:
             raise IllegalTransition(msg)
         if record is None:
             record = self.workers[event.worker] = WorkerRecord(event.worker, event.owner, event.x, event.kid, None)
-        record.offer, record.last_ms = event.offer, at_ms
+        record.offer, record.caps, record.last_ms = event.offer, event.caps, at_ms
 
     def _hand_out(self, event: HandedOut, at_ms: int) -> None:
         if event.jti in self.hand_outs:
@@ -255,6 +290,7 @@ class World:
             self.requests[event.worker, event.req] = event.jti
         record = self._record(event.worker)
         record.open += len(event.jobs)
+        self.held[record.owner] = self.held.get(record.owner, 0) + len(event.jobs)
         record.last_ms = at_ms
 
     def _extend(self, event: LeaseExtended, at_ms: int) -> None:
@@ -262,7 +298,8 @@ class World:
         if hand_out is None or not hand_out.lease_until_ms <= event.lease_until_ms <= hand_out.event.exp_s * 1000:
             msg = f"the lease of {event.jti} cannot be set to {event.lease_until_ms}"
             raise IllegalTransition(msg)
-        self._record(hand_out.event.worker).last_ms = at_ms
+        record = self._record(hand_out.event.worker)
+        record.last_ms, record.silent = at_ms, 0
         self._keep(
             msgspec.structs.replace(
                 hand_out,
@@ -272,6 +309,11 @@ class World:
             )
         )
 
+    def _note_silence(self, event: AttemptsLapsed) -> None:
+        """Count hand-outs after which nothing was heard of their workers."""
+        for jti in {end.jti for end in event.ends if end.outcome is AttemptState.UNDELIVERED}:
+            self._record(self.hand_outs[jti].event.worker).silent += 1
+
     def _outage(self, event: OutageEnded) -> None:
         length = event.until_ms - event.since_ms
         for hand_out in list(self.hand_outs.values()):
@@ -279,14 +321,25 @@ class World:
                 until = max(hand_out.lease_until_ms, min(hand_out.lease_until_ms + length, hand_out.event.exp_s * 1000))
                 self._keep(msgspec.structs.replace(hand_out, lease_until_ms=until))
 
+    def _excuse(self) -> None:
+        """Take it that nothing was heard of any open hand-out: their workers' tokens are good for nothing any more."""
+        for hand_out in list(self.hand_outs.values()):
+            if hand_out.contacted:
+                self._keep(msgspec.structs.replace(hand_out, contacted=False))
+
     def _keep(self, hand_out: HandOut) -> None:
         """Put a hand-out in the place of what it was."""
         jti = hand_out.event.jti
         self.hand_outs[jti] = hand_out
         self._leases.set(jti, hand_out.lease_until_ms)
 
-    def _close(self, hand_out: HandOut) -> None:
-        """Let a hand-out go that has no open attempt left."""
+    def _close(self, jti: str, ended: set[tuple[int, int]]) -> None:
+        """Close attempts of a hand-out, (job, number); let it go once none is open."""
+        hand_out = self.hand_outs[jti]
+        still = hand_out.open - ended
+        if still:
+            self._keep(msgspec.structs.replace(hand_out, open=still))
+            return
         event = hand_out.event
         del self.hand_outs[event.jti]
         self._leases.end(event.jti)
@@ -303,21 +356,47 @@ class World:
 
     # What a step means for one job and the indexes over it.
 
-    def _step(self, job_id: int, step: Step) -> None:
-        before = self.jobs.get(job_id)
+    def _step(
+        self, job_id: int, step: Step, touched: set[LineKey], ended: dict[str, set[tuple[int, int]]]
+    ) -> None:
+        """Take one step of a job.
+
+        Args:
+            job_id: the job.
+            step: what happened to it.
+            touched: gets the line that it leaves.
+            ended: gets the attempt that it ends, by hand-out.
+        """
+        before = self.jobs.find(job_id)
         if before is None:
             self._step_of_closed(job_id, step)
             return
-        self.jobs[job_id] = evolve(before, step)
-        after = self.jobs[job_id]
+        stood = self._standing.get(job_id)
+        if stood is None and not before.attempts:
+            stood = self._first_line(before.terms)  # It waits in columns: whatever moved it out gave it a standing.
+        after = evolve(before, step)
+        if after.terms is not before.terms:
+            after = msgspec.structs.replace(after, terms=self._intern(after.terms))
         if isinstance(step, Report | Lapse):
             number = step.result.attempt if isinstance(step, Report) else step.attempt
             self._ended(after, number)
-        self._requeue(before, after)
+            ended.setdefault(step.jti, set()).add((job_id, number))
+        stands = None if after.decided or not self.needed(after) else self.line_of(after)
+        if stands != stood:
+            if stood is not None:
+                touched.add(stood)
+            if stands is not None:
+                self.ready.add(job_id, stands)
+        if stands is not None:
+            self._standing[job_id] = stands
+        else:
+            self._standing.pop(job_id, None)
         if after.decided and not before.decided:
             self.decided[after.state] = self.decided.get(after.state, 0) + 1
         if after.closed:
             del self.jobs[job_id]
+        else:
+            self.jobs[job_id] = after
 
     def _step_of_closed(self, job_id: int, step: Step) -> None:
         """Take a step of a job that has left: whoever reads it folds its own entries, this one included."""
@@ -329,6 +408,9 @@ class World:
         attempt = job.attempts[number - 1]
         record = self._record(attempt.worker)
         record.open -= 1
+        self.held[record.owner] -= 1
+        if not self.held[record.owner]:
+            del self.held[record.owner]
         record.count(attempt.state)
         hand_out = self.hand_outs[attempt.jti]
         if attempt.state is AttemptState.SUCCEEDED:
@@ -337,28 +419,28 @@ class World:
             alone = len(hand_out.event.jobs) == 1
             turn_ms = attempt.ended_ms - attempt.started_ms
             took_ms = turn_ms if alone else min(attempt.wall_ms, turn_ms)
-            name = series(job)
-            self.statistics[name] = self.statistics.get(name, Statistics()).add(took_ms)
-        still = hand_out.open - {(job.id, number)}
-        if still:
-            self._keep(msgspec.structs.replace(hand_out, open=still))
-        else:
-            self._close(hand_out)
+            self._count_time(series(job), took_ms)
 
-    def _requeue(self, before: Job, after: Job) -> None:
-        old = self.line_of(before) if self.needed(before) else None
-        new = self.line_of(after) if self.needed(after) else None
-        if new is not None and new != old:
-            self.ready.add(after.id, new)
-        if old is not None and new != old:
-            self.ready.trim(old)
+    def _count_time(self, name: str, took_ms: int) -> None:
+        """Add to the statistics of a series; those that nothing was added to for longest are forgotten."""
+        self.statistics[name] = self.statistics.pop(name, Statistics()).add(took_ms)
+        if len(self.statistics) > MOST_SERIES:
+            del self.statistics[next(iter(self.statistics))]
 
     def _belongs(self, job_id: int, key: LineKey) -> bool:
-        untouched = self.jobs.untouched(job_id)
-        if untouched is not None:
-            return self._line_terms(untouched) is key.terms and not key.excluded
-        job = self.jobs.get(job_id)
-        return job is not None and self.needed(job) > 0 and self.line_of(job) == key
+        return (self._standing.get(job_id) or self._unmoved(job_id)) == key
+
+    def _unmoved(self, job_id: int) -> LineKey | None:
+        """Return the line of a job to which nothing has happened and which stands in columns; None for any other."""
+        terms = self.jobs.untouched(job_id)
+        return None if terms is None else self._first_line(terms)
+
+    def _first_line(self, terms: Terms) -> LineKey:
+        """Return the line in which new jobs of these terms stand."""
+        line = self._firsts.get(terms)
+        if line is None:
+            line = self._firsts[terms] = LineKey(self._line_terms(terms), frozenset())
+        return line
 
     def _line_terms(self, terms: Terms) -> Terms:
         """Return what of the terms matters to the queue, one object for all that agree in it.
@@ -372,4 +454,9 @@ class World:
         return found
 
     def _intern(self, terms: Terms) -> Terms:
+        """Return one object for all terms that are equal; which one may change, and only costs memory."""
+        if len(self._terms) >= MOST_TERMS:
+            self._terms.clear()
+            self._lines.clear()
+            self._firsts.clear()
         return self._terms.setdefault(terms, terms)

@@ -10,6 +10,8 @@ Rules:
   the log is answered as decided, the rest is told to come again.
 - One bad request never takes others with it: a command that breaks the laws is answered as a failure of the server, and
   the rest of its batch is decided anew.
+- What other processes commit is followed between batches, without the append lock, and told to the feeds like
+  commits of this process: whoever waits here is woken by what happened there.
 - Whoever has gone away before its turn came is not served. Nobody is left waiting: what cannot be answered is refused.
 """
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
@@ -25,13 +28,16 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from gnexec.core.commands import Command, EndOutage, Lapse, OpenLog
-from gnexec.core.events import AnyEvent
+from gnexec.core.keybook import KeyBook
+from gnexec.core.world import World
+from gnexec.desk import meters
 from gnexec.desk.clock import Clock
 from gnexec.desk.feed import Feed
 from gnexec.desk.ledger import Broken, Ledger
 from gnexec.desk.requests import Request, Sealed, View, reply
 from gnexec.desk.sealer import Sealer
-from gnexec.errors import CorruptLog, Refused, StoreAway
+from gnexec.desk.snapshotting import Maker
+from gnexec.errors import BadConfiguration, CorruptLog, Refused, StoreAway, UnknownEvent
 from gnexec.store.contract import Content, Grant, Store
 
 __all__ = ["Dispatcher", "Sealed", "View"]
@@ -41,6 +47,8 @@ log = structlog.get_logger("gnexec.desk")
 
 MOST_AT_ONCE: Final = 1024
 """Requests in one batch, at most."""
+MOST_WAITING: Final = 16 * MOST_AT_ONCE
+"""Requests that may wait for the writer; more are refused."""
 PULSE_MS: Final = 2_000
 """How often the store is told that a server is alive."""
 OUTAGE_MS: Final = 3 * PULSE_MS
@@ -52,7 +60,9 @@ RETRY_S: Final = 0.2
 class Dispatcher:
     """Takes commands and questions from event loops, and answers them in one order."""
 
-    def __init__(self, store: Store, sealer: Sealer, opening: OpenLog, clock: Clock | None = None) -> None:
+    def __init__(
+        self, store: Store, sealer: Sealer, opening: OpenLog, clock: Clock | None = None, maker: Maker | None = None
+    ) -> None:
         """Prepare; `start` opens or refolds the log.
 
         Args:
@@ -60,11 +70,13 @@ class Dispatcher:
             sealer: with the log's key.
             opening: keys and policy of this server; the first command.
             clock: watches the store's clock; None for one that is told by the machine.
+            maker: of snapshots, which the fold begins with; None for none. It is not stopped here.
         """
         self._store = store
         self._opening = opening
         self._clock = clock or Clock()
-        self._ledger = Ledger(store, sealer, opening, self._clock)
+        self._maker = maker
+        self._ledger = Ledger(store, sealer, opening, self._clock, maker.snapshots if maker is not None else None)
         self._queue: deque[Request] = deque()
         self._wake = threading.Condition()
         self._stopping = False
@@ -72,6 +84,9 @@ class Dispatcher:
         self._thread: threading.Thread | None = None
         self._feeds: list[Feed] = []
         self._pulse_ms = 0
+        self._taken_s = 0.0
+        self._served_ms = 0
+        self._behind = False
         self._failure: str | None = None
 
     # For event loops.
@@ -107,7 +122,20 @@ class Dispatcher:
             return self._failure
         if self._thread is None or not self._thread.is_alive():
             return "The writer is not running."
-        return self._clock.trouble
+        return self._ledger.keys_missing() or self._clock.trouble
+
+    def keys_missing(self) -> str | None:
+        """Say which keys of the log this server has not got, or None if it has all."""
+        return self._ledger.keys_missing()
+
+    def keys(self) -> KeyBook:
+        """Return the keys that the log names; a later one is another object."""
+        return self._ledger.world.keys
+
+    def waiting(self) -> tuple[int, float]:
+        """Return how many requests wait for the writer, and for how long it has taken none, seconds."""
+        count = len(self._queue)
+        return count, time.monotonic() - self._taken_s if count else 0.0
 
     def now_ms(self) -> int:
         """Return the time to go by, milliseconds since 1970."""
@@ -117,6 +145,13 @@ class Dispatcher:
         """Return (kid, x) of an enrolled worker. Keys of workers never change, so no order is needed."""
         record = self._ledger.world.workers.get(worker)
         return (record.kid, record.x) if record is not None and record.kid else None
+
+    def hint(self, look: Callable[[World], T]) -> T:
+        """Look at the world as it is just now, without waiting: what is not durable yet may be seen, or only half.
+
+        For hints, never for answers. `look` must only fetch single entries.
+        """
+        return look(self._ledger.world)
 
     def worker_kids(self) -> list[str]:
         """Return the thumbprints of all enrolled workers' keys."""
@@ -132,6 +167,10 @@ class Dispatcher:
         with self._wake:
             if self._stopping or self._failure is not None:
                 raise Refused("unready", self._failure or "The server is shutting down.", mend="Try again later.")
+            if len(self._queue) >= MOST_WAITING:
+                raise Refused("overloaded", "Too many requests wait.", mend="Come again after Retry-After.")
+            if not self._queue:
+                self._taken_s = time.monotonic()
             self._queue.append(request)
             first, self._nudging = self._nudging is not loop, loop
         if first:
@@ -157,9 +196,11 @@ class Dispatcher:
             StoreAway: no answer.
         """
         self._ledger.refold()
+        self._ledger.news()
         self._alone(self._opening)
-        self._alone(EndOutage(self._store.last_pulse() or 0))
+        self._end_outage()
         self._alone(Lapse())
+        self._store.watch(self._hear)
         self._thread = threading.Thread(target=self._run, name="gnexec-writer", daemon=True)
         self._thread.start()
 
@@ -173,6 +214,18 @@ class Dispatcher:
             with contextlib.suppress(StoreAway):
                 self._store.pulse(self._clock.now_ms())
 
+    def _end_outage(self) -> None:
+        """Enter into the log, at the start, for how long no server was alive; nothing where another one is."""
+        pulse_ms = self._store.last_pulse() or 0
+        if self._store.alone() or self._clock.now_ms() - pulse_ms > OUTAGE_MS:
+            self._alone(EndOutage(pulse_ms))
+
+    def _hear(self) -> None:
+        """Take note that another process has committed something; called from a thread of the store's."""
+        with self._wake:
+            self._behind = True
+            self._wake.notify()
+
     # The writer.
 
     def _run(self) -> None:
@@ -180,8 +233,15 @@ class Dispatcher:
             try:
                 now_ms = self._clock.now_ms()
                 self._note_outage(now_ms)
-                self._serve(requests)
+                if requests or self._due(now_ms):
+                    self._serve(requests)
+                    self._served_ms = now_ms
+                else:
+                    self._ledger.follow()
+                    self._tell()
                 self._beat(now_ms)
+                if self._maker is not None:
+                    self._maker.noticed(self._ledger.world.size)
             except Exception as err:  # Whatever it was, nobody may be left waiting for ever.
                 if isinstance(err, StoreAway):
                     log.warning("the store is away", error=str(err))
@@ -192,13 +252,23 @@ class Dispatcher:
                     return
 
     def _take(self) -> list[Request] | None:
-        """Wait for requests, for the next lease to pass, or for the next pulse; None when it is time to stop."""
+        """Wait for requests, for news, for the next lease to pass, or for the next pulse; None when it is time to stop.
+
+        Whatever is decided next catches up first, so news are followed only where nothing is to be decided.
+        """
         with self._wake:
-            if not self._queue and not self._stopping:
+            if not self._queue and not self._stopping and not self._behind:
                 self._wake.wait(self._patience_s())
+            if not self._behind:
+                self._served_ms = 0  # woken by time: a batch is due
+            self._behind = False
             if not self._queue and self._stopping:
                 return None
             taken = [self._queue.popleft() for _ in range(min(len(self._queue), MOST_AT_ONCE))]
+            self._taken_s = time.monotonic()
+        meters.QUEUE.set(len(taken))
+        if taken:
+            meters.BATCH.observe(len(taken))
         return [request for request in taken if not request.given_up]
 
     def _patience_s(self) -> float:
@@ -207,12 +277,20 @@ class Dispatcher:
             return PULSE_MS / 1000
         return min(max(until + 1 - self._clock.now_ms(), 5), PULSE_MS) / 1000
 
+    def _due(self, now_ms: int) -> bool:
+        """Whether the writer is to look after leases and clock, though nobody asks anything."""
+        until = self._ledger.world.next_lease_ms()
+        lapses = until is not None and until < now_ms and self._clock.trouble is None
+        return lapses or now_ms - self._served_ms >= PULSE_MS
+
     def _note_outage(self, now_ms: int) -> None:
-        """Enter into the log that the server was not alive for a while, before anything lapses because of it."""
+        """Enter into the log that no server was alive for a while, before anything lapses because of it."""
         gap_ms = now_ms - self._pulse_ms
         if self._pulse_ms and gap_ms > OUTAGE_MS:
             log.warning("no pulse for a while: the machine slept, or was too busy", seconds=gap_ms / 1000)
-            self._alone(EndOutage(self._pulse_ms))
+            pulse_ms = max(self._store.last_pulse() or 0, self._pulse_ms)
+            if now_ms - pulse_ms > OUTAGE_MS:
+                self._alone(EndOutage(pulse_ms))
             self._pulse_ms = now_ms
 
     def _beat(self, now_ms: int) -> None:
@@ -223,7 +301,7 @@ class Dispatcher:
 
     def _serve(self, requests: list[Request]) -> None:
         """Decide, commit, and only then answer."""
-        served, events = self._record(requests)
+        served = self._record(requests)
         view = self._ledger.view()
         for request in served:
             if request.question is not None:
@@ -234,27 +312,35 @@ class Dispatcher:
             elif request.command is not None and request.error is None:
                 request.answer = Sealed(request.answer, self._ledger.receipts(request.answer))
         reply(served)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell the feeds what was committed, here or elsewhere."""
+        events = self._ledger.news()
         if events:
             ready = len(self._ledger.world.ready)
             for feed in self._feeds:
                 feed.publish(events, ready)
 
-    def _record(self, requests: list[Request]) -> tuple[list[Request], list[AnyEvent]]:
+    def _record(self, requests: list[Request]) -> list[Request]:
         """Decide and commit; do it again without the culprit if a request breaks the laws.
 
         Returns:
-            The requests that were decided, and the new events.
+            The requests that were decided.
         """
         batch = [Request(command=Lapse()), *requests]
         while True:
             try:
-                return batch, self._ledger.record(batch)
+                with meters.COMMIT.time():
+                    self._ledger.record(batch)
             except Broken as broken:
                 log.exception("a request broke the laws")
                 broken.request.error = Refused("internal", "The server failed to decide this; nothing was changed.")
                 reply([broken.request])
                 batch.remove(broken.request)
                 self._ledger.refold()
+            else:
+                return batch
 
     def _alone(self, command: Command) -> None:
         """Decide one command of the server's own, in a batch without others.
@@ -273,8 +359,15 @@ class Dispatcher:
     # When something went wrong.
 
     def _refuse(self, requests: list[Request], err: Exception) -> None:
+        match err:
+            case StoreAway():
+                told: Exception = err
+            case BadConfiguration() | UnknownEvent():
+                told = Refused("unready", str(err), mend="Try again later.")
+            case _:
+                told = Refused("internal", "The server failed.")
         for request in requests:
-            request.error = err if isinstance(err, StoreAway) else Refused("internal", "The server failed.")
+            request.error = told
         reply(requests)
 
     def _recover(self) -> bool:
@@ -282,7 +375,7 @@ class Dispatcher:
         while True:
             try:
                 self._ledger.refold()
-            except StoreAway as err:
+            except (StoreAway, BadConfiguration) as err:
                 self._refuse_all(err)
                 with self._wake:
                     if self._stopping:

@@ -7,7 +7,7 @@ from typing import Final
 from gnexec.core.job import Job
 from gnexec.core.policy.matching import obstacle
 from gnexec.core.policy.prediction import estimate
-from gnexec.core.world import series
+from gnexec.core.world import World, series
 from gnexec.desk.dispatcher import View
 from gnexec.desk.office import Caller, Office
 from gnexec.desk.ownership import own_job
@@ -49,25 +49,35 @@ async def explain(office: Office, caller: Caller, job_id: int) -> ExplainView:
     return await office.desk.ask(look)
 
 
-def expected(view: View, job: Job) -> EtaView | None:
-    """Predict when a job will be decided, from now; None where nothing is known of its like."""
-    world = view.world
-    seen = world.statistics.get(series(job))
-    if seen is None and job.terms.estimate_ms is None:
-        return None
-    needed = world.needed(job)
-    ahead = world.ready.ahead(job.id, world.line_of(job))[1] if needed else 0
-    running = sum(worker.open for worker in world.workers.values())
-    there = sum(1 for worker in world.workers.values() if world.at_ms - worker.last_ms < ACTIVE_MS)
-    found = estimate(seen, job.terms.estimate_ms, ahead + max(needed, 1), max(running, there))
-    if found is None:
-        return None
-    return EtaView(
-        likely_s=found.likely_ms / 1000,
-        low_s=found.low_ms / 1000,
-        high_s=found.high_ms / 1000,
-        observations=found.observations,
-    )
+class Outlook:
+    """What predictions of one moment rest on, gathered once for however many jobs."""
+
+    def __init__(self, world: World) -> None:
+        """Count who works, and who could."""
+        self._world = world
+        running = there = 0
+        for worker in world.workers.values():
+            running += worker.open
+            there += world.at_ms - worker.last_ms < ACTIVE_MS
+        self._slots = max(running, there)
+
+    def expected(self, job: Job) -> EtaView | None:
+        """Predict when a job will be decided, from now; None where nothing is known of its like."""
+        world = self._world
+        seen = world.statistics.get(series(job))
+        if seen is None and job.terms.estimate_ms is None:
+            return None
+        needed = world.needed(job)
+        ahead = world.ready.ahead(job.id, world.line_of(job))[1] if needed else 0
+        found = estimate(seen, job.terms.estimate_ms, ahead + max(needed, 1), self._slots)
+        if found is None:
+            return None
+        return EtaView(
+            likely_s=found.likely_ms / 1000,
+            low_s=found.low_ms / 1000,
+            high_s=found.high_ms / 1000,
+            observations=found.observations,
+        )
 
 
 def _sentences(office: Office, job: Job, needed: int, ahead: int, kept: dict[str, int], able: int) -> list[str]:

@@ -16,7 +16,7 @@ from gnexec.core.refs import digest_key, idempotency_key, job_key, refs
 from gnexec.core.world import World
 from gnexec.errors import CorruptLog
 from gnexec.store.contract import Entry, Reader
-from gnexec.wire import decode_leaf, open_payload
+from gnexec.wire import open_entry
 
 Told = tuple[int, int, AnyEvent]
 """(seq, at_ms, event)."""
@@ -30,10 +30,10 @@ def read(seq: int, entry: Entry) -> Told:
         UnknownEvent: it was written by a newer gnexec; names `seq`.
     """
     try:
-        leaf = decode_leaf(entry.leaf)
-        return seq, leaf.at, open_payload(leaf, entry.salt, entry.payload)
+        at_ms, event = open_entry(entry.leaf, entry.salt, entry.payload)
     except CorruptLog as err:
         raise type(err)(err.reason, seq=seq) from err
+    return seq, at_ms, event
 
 
 class Facts:

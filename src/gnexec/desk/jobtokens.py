@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gnexec.desk.office import Office
@@ -17,10 +18,12 @@ class JobToken:
 
     Attributes:
         digest: SHA-256 of its text, hexadecimal.
+        attempts: attempt number of each job that it names.
     """
 
     claims: JobClaims
     digest: str
+    attempts: Mapping[int, int]
 
     def attempt_of(self, job: int) -> int:
         """Return the attempt number of a job that the token names.
@@ -28,10 +31,10 @@ class JobToken:
         Raises:
             Refused: wrong_path.
         """
-        for named, attempt in self.claims.pairs:
-            if named == job:
-                return attempt
-        raise Refused("wrong_path", f"The job token is not for job {job}.", mend="Use the token that came with it.")
+        attempt = self.attempts.get(job)
+        if attempt is None:
+            raise Refused("wrong_path", f"The job token is not for job {job}.", mend="Use the token that came with it.")
+        return attempt
 
     @property
     def principal(self) -> str:
@@ -46,10 +49,11 @@ def job_token(office: Office, text: str) -> JobToken:
         Refused: bad_token, bad_signature, unknown_key, wrong_audience.
     """
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
+    origin = office.keys.origin  # asked first: if a key was revoked, what was read under it is forgotten
     claims = office.issued.get(digest)
     if claims is None:
-        claims = read_job_token(text, office.keys.token_public, origin=office.origin)
+        claims = read_job_token(text, office.keyring.known, origin=origin)
         if claims.jkt is None and not office.open_mode:
             raise Refused("wrong_key", "A job token without a worker's key is good in open mode only.")
         office.issued.put(digest, claims)
-    return JobToken(claims, digest.hex())
+    return JobToken(claims, digest.hex(), dict(claims.pairs))

@@ -12,28 +12,24 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 import structlog
 
-from gnexec.core.commands import Answer, Done, Lapse, NextJobs, OpenLog, Verdicts
+from gnexec.core.commands import Answer, Done, EndOutage, Lapse, NextJobs, OpenLog, TurnKeys, Verdicts
 from gnexec.core.decide import decide
 from gnexec.core.events import AnyEvent, Submitted, WorkerEnrolled
 from gnexec.core.world import World
 from gnexec.desk.clock import Clock
 from gnexec.desk.facts import Facts, read
+from gnexec.desk.folding import Folded, fold_all, fold_on
 from gnexec.desk.requests import Request, View
 from gnexec.desk.sealer import Fresh, Opened, Sealer
-from gnexec.errors import BadConfiguration, Conflict, CorruptLog, GnexecError, Refused, StoreAway
-from gnexec.store.contract import Append, Batch, Content, Entry, Head, Store
-from gnexec.tlog.merkle import leaf_hash
-from gnexec.tlog.tiles import Tree
+from gnexec.desk.snapshots import Snapshots
+from gnexec.errors import BadConfiguration, Conflict, Refused, StoreAway
+from gnexec.store.contract import Append, Batch, Content, Entry, Head, Reader, Store
 from gnexec.wire import encode_event
 
 log = structlog.get_logger("gnexec.desk")
-
-FOLD_CHUNK: Final = 2_000
-"""Entries read from the store at one time while folding."""
 
 
 class Broken(Exception):
@@ -52,7 +48,9 @@ class Ledger:
         stale: whether `world` may differ from the log, so that `refold` is due.
     """
 
-    def __init__(self, store: Store, sealer: Sealer, opening: OpenLog, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, sealer: Sealer, opening: OpenLog, clock: Clock, snapshots: Snapshots | None = None
+    ) -> None:
         """Begin before the first entry; `refold` reads the log.
 
         Args:
@@ -60,6 +58,7 @@ class Ledger:
             sealer: with the log's key.
             opening: whose log it must be.
             clock: watches the store's.
+            snapshots: of this log; None for none.
         """
         self.world = World()
         self.stale = True
@@ -67,18 +66,50 @@ class Ledger:
         self._sealer = sealer
         self._opening = opening
         self._clock = clock
+        self._snapshots = snapshots
         self._fresh: dict[int, Entry] = {}
+        self._news: list[AnyEvent] = []
+        self._told: int | None = None
 
     def refold(self) -> None:
-        """Throw world and tree away, and fold the log from its first entry.
+        """Throw world and tree away, and fold the log from its newest usable snapshot, else from its first entry.
 
         Raises:
-            BadConfiguration: it is the log of another origin or key.
+            BadConfiguration: it is the log of another origin or key, or ends before what was published of it.
             CorruptLog, ProofError: it contradicts itself or its checkpoint.
             StoreAway: no answer.
         """
-        self._fold(self._store, self._store.head(), World(), Tree())
+        promised = self._sealer.promised()
+        head = self._store.head()
+        folded = fold_all(self._store, head, self._sealer, self._opening, self._snapshots)
+        self._sealer.check_promised(promised, folded.tree, self._store)
+        self._take_over(folded, head)
+        if self._told is not None:
+            missed = enumerate(self._store.entries(self._told, head.size), self._told)
+            self._news = [read(seq, entry)[2] for seq, entry in missed]
         self.stale = False
+
+    def follow(self) -> None:
+        """Fold what other processes have appended, without the append lock; nothing where there is nothing new.
+
+        Raises:
+            StoreAway: no answer; world and log agree unless `stale`.
+            GnexecError: the log cannot be used; `stale`.
+        """
+        head = self._store.head()
+        if head.size > self.world.size:
+            self.stale = True
+            self._fold(self._store, head, Folded(self.world, self._sealer.tree.copy()))
+            self.stale = False
+
+    def news(self) -> list[AnyEvent]:
+        """Return the events that were committed since this was last asked, whoever decided them; once each, in order.
+
+        What was in the log before the first call is no news.
+        """
+        known, self._told = self._told, self.world.size
+        news, self._news = self._news, []
+        return news if known is not None else []
 
     def record(self, requests: Sequence[Request]) -> list[AnyEvent]:
         """Decide what is asked, and append what was decided, in one transaction.
@@ -108,7 +139,7 @@ class Ledger:
                 kept = _named([each.event for each in fresh], requests)
                 grants = [grant for request in requests if request.error is None for grant in request.grants]
                 if fresh:
-                    append, tree = self._sealer.seal(fresh)
+                    append, tree = self._sealer.seal(fresh, self.world.keys.in_force())
                     batch.append(append)
                 if kept or grants:
                     batch.keep(kept, grants)
@@ -123,6 +154,7 @@ class Ledger:
             if append is not None:
                 self._sealer.advance(tree, append.note)
                 self._fresh = dict(enumerate(append.entries, self.world.size - len(fresh)))
+                self._news.extend(each.event for each in fresh)
         self.stale = False
         return [each.event for each in fresh]
 
@@ -144,24 +176,17 @@ class Ledger:
         """Fold what was appended since; nothing where this is the only process."""
         head = batch.head()
         if head.size != self.world.size:
-            self._fold(batch, head, self.world, self._sealer.tree.copy())
+            self._fold(batch, head, Folded(self.world, self._sealer.tree.copy()))
 
-    def _fold(self, reader: Store | Batch, head: Head, world: World, tree: Tree) -> None:
-        """Fold up to `head`; take world and tree over when they hold against its checkpoint."""
-        while world.size < head.size:
-            entries = reader.entries(world.size, min(head.size, world.size + FOLD_CHUNK))
-            if not entries:
-                msg = "the log ends before its head"
-                raise CorruptLog(msg, seq=world.size)
-            for entry in entries:
-                _apply(world, entry)
-                tree.append(leaf_hash(entry.leaf))
-        if head.size:
-            decide(world, self._opening, world.at_ms)  # Another server's log: say so, not that its signature is bad.
-        self._sealer.check(tree, head, self._opening.vkey)
-        self._sealer.advance(tree, head.note)
+    def _fold(self, reader: Reader, head: Head, folded: Folded) -> None:
+        """Fold on up to `head`; take world and tree over when they hold against its checkpoint."""
+        fold_on(reader, head, folded, self._sealer, self._opening, self._news)
+        self._take_over(folded, head)
+
+    def _take_over(self, folded: Folded, head: Head) -> None:
+        self._sealer.advance(folded.tree, head.note)
         self._fresh = {}
-        self.world = world
+        self.world = folded.world
 
     def _decide(self, request: Request, at_ms: int, facts: Facts, fresh: list[Fresh]) -> None:
         """Give a request its answer or its error, and the world what was decided."""
@@ -180,7 +205,14 @@ class Ledger:
             raise Broken(request) from err
 
     def _answer(self, request: Request, at_ms: int, facts: Facts) -> tuple[list[AnyEvent], Answer]:
+        keys_missing = self._sealer.keys_missing(self.world.keys)
         match request.command:
+            case OpenLog() | TurnKeys() as command:
+                return self._turned(command, at_ms)
+            case Lapse() | EndOutage() if keys_missing is not None:
+                return [], Done()
+            case command if command is not None and keys_missing is not None:
+                raise Refused("unready", keys_missing, mend="Try again later.")
             case Lapse() if self._clock.trouble is not None:
                 return [], Done()
             case NextJobs() if self._clock.trouble is not None:
@@ -190,21 +222,24 @@ class Ledger:
             case command:
                 return decide(self.world, facts.with_facts(command), at_ms)
 
+    def _turned(self, command: OpenLog | TurnKeys, at_ms: int) -> tuple[list[AnyEvent], Answer]:
+        """Decide about keys: the one thing that may be decided while some are missing, if it makes them complete.
 
-def _apply(world: World, entry: Entry) -> None:
-    """Apply a stored entry.
+        Raises:
+            BadConfiguration: some are missing still.
+        """
+        events, answer = decide(self.world, command, at_ms)
+        book = self.world.keys
+        for seq, event in enumerate(events, self.world.size):
+            book = book.after(event, seq)
+        missing = self._sealer.keys_missing(book)
+        if missing is not None:
+            raise BadConfiguration(missing)
+        return events, answer
 
-    Raises:
-        CorruptLog: it does not fit; names its seq.
-    """
-    seq = world.size
-    try:
-        _, at_ms, event = read(seq, entry)
-        world.apply(event, at_ms)
-    except CorruptLog:
-        raise
-    except (GnexecError, LookupError, ValueError) as err:
-        raise CorruptLog(str(err), seq=seq) from err
+    def keys_missing(self) -> str | None:
+        """Say which keys of the log this server has not got, or None if it has all; from any thread."""
+        return self._sealer.keys_missing(self.world.keys)
 
 
 def _named(events: Sequence[AnyEvent], requests: Sequence[Request]) -> list[Content]:

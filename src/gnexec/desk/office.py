@@ -9,25 +9,31 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass, field
-from threading import Lock
 from typing import Final, Generic, TypeVar
+from weakref import WeakValueDictionary
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from gnexec.core.commands import OpenLog
 from gnexec.core.spec import Manifest, NamedSpec, decode_named
 from gnexec.desk.clock import Clock
 from gnexec.desk.dispatcher import Dispatcher
 from gnexec.desk.feed import Feed
-from gnexec.desk.live import Live
+from gnexec.desk.held import opening_of
+from gnexec.desk.keyring import Keyring
 from gnexec.desk.sealer import Sealer
+from gnexec.desk.snapshotting import Maker
 from gnexec.errors import Refused
-from gnexec.ids import ANONYMOUS, b64url, pseudonym, salted_digest
+from gnexec.ids import ANONYMOUS, pseudonym, salted_digest
 from gnexec.keys import ServerKeys
 from gnexec.settings import ServerSettings
+from gnexec.store import IN_MEMORY, open_live
 from gnexec.store.blobs import Blobs
 from gnexec.store.contract import Content, Store
+from gnexec.store.live import Live, MemoryLive
+from gnexec.store.pgaddress import is_postgres
+from gnexec.store.published import Published
 from gnexec.tokens.issued import EnrolmentClaims, JobClaims
 from gnexec.tokens.jwk import public_key
 
@@ -37,7 +43,11 @@ CACHED: Final = 8_192
 
 
 class Recent(Generic[K, V]):
-    """A cache of bounded size, for any thread: what was used longest ago goes first."""
+    """A cache of bounded size, for any thread: what was used longest ago goes first.
+
+    There is no lock: each call on the dictionary is one step of the interpreter, and between two of them another thread
+    can at most have thrown the entry out.
+    """
 
     def __init__(self, most: int = CACHED) -> None:
         """Begin empty.
@@ -47,23 +57,26 @@ class Recent(Generic[K, V]):
         """
         self._most = most
         self._held: OrderedDict[K, V] = OrderedDict()
-        self._lock = Lock()
 
     def get(self, key: K) -> V | None:
         """Return what is held under `key`, or None."""
-        with self._lock:
-            value = self._held.get(key)
-            if value is not None:
+        value = self._held.get(key)
+        if value is not None:
+            with suppress(KeyError):
                 self._held.move_to_end(key)
-            return value
+        return value
 
     def put(self, key: K, value: V) -> V:
         """Hold `value` and return it."""
-        with self._lock:
-            self._held[key] = value
-            if len(self._held) > self._most:
+        self._held[key] = value
+        if len(self._held) > self._most:
+            with suppress(KeyError):
                 self._held.popitem(last=False)
         return value
+
+    def clear(self) -> None:
+        """Hold nothing any more."""
+        self._held.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +96,31 @@ class Office:
     """An open server."""
 
     settings: ServerSettings
-    keys: ServerKeys
+    keyring: Keyring
     store: Store
     blobs: Blobs
     desk: Dispatcher
     feed: Feed
-    live: Live = field(default_factory=Live)
+    maker: Maker | None = None
+    published: Published | None = None
+    live: Live = field(default_factory=MemoryLive)
     issued: Recent[bytes, JobClaims] = field(default_factory=Recent)
     enrolled: Recent[bytes, EnrolmentClaims] = field(default_factory=Recent)
     specs: Recent[bytes, NamedSpec] = field(default_factory=Recent)
     spec_names: Recent[int, bytes] = field(default_factory=Recent)
     manifests: Recent[tuple[str, str], Manifest] = field(default_factory=Recent)
     worker_keys: Recent[str, Ed25519PublicKey] = field(default_factory=Recent)
+    followed: WeakValueDictionary[tuple[int, Caller], object] = field(default_factory=WeakValueDictionary)
+
+    @property
+    def keys(self) -> ServerKeys:
+        """The server's keys as they are now."""
+        return self.keyring.keys
+
+    def forget_tokens(self) -> None:
+        """Drop all tokens that were read: one may be good no more."""
+        self.issued.clear()
+        self.enrolled.clear()
 
     @property
     def open_mode(self) -> bool:
@@ -137,6 +163,20 @@ class Office:
                 found[digest] = self.specs.put(digest, decode_named(content.data))
         return found
 
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may append to the log."""
+        return is_postgres(self.settings.database_url)
+
+    async def meet(self, known: object | None) -> None:
+        """Catch up with the log where a worker is not known here that another process may just have enrolled.
+
+        Args:
+            known: what this process knows of the worker; None for nothing.
+        """
+        if known is None and self.shared:
+            await self.desk.ask(lambda _: None)
+
     def worker_key(self, worker: str) -> tuple[str, Ed25519PublicKey]:
         """Return (kid, key) of an enrolled worker.
 
@@ -158,7 +198,13 @@ class Office:
     def close(self) -> None:
         """Answer what waits, and release the store."""
         self.feed.wake_all()
+        self.keyring.stop()
         self.desk.stop()
+        self.live.close()
+        if self.maker is not None:
+            self.maker.stop()
+        if self.published is not None:
+            self.published.close()
         self.store.close()
 
 
@@ -176,18 +222,26 @@ def open_office(settings: ServerSettings, keys: ServerKeys, store: Store, clock:
         CorruptLog: the log contradicts itself.
         StoreAway: no answer.
     """
-    vkey = keys.log_verifier.vkey
-    tokens = {kid: b64url(key.public_bytes_raw()) for kid, key in keys.token_public.items()}
-    opening = OpenLog(keys.origin, vkey, tokens, settings.policy)
-    desk = Dispatcher(store, Sealer(keys.origin, keys.log_key), opening, clock)
+    maker = Maker(settings, keys) if settings.database_url != IN_MEMORY else None
+    sealer = Sealer(keys.origin)
+    if settings.database_url != IN_MEMORY:
+        sealer.published = Published(settings.published)
+    desk = Dispatcher(store, sealer, opening_of(keys, settings.policy), clock, maker)
     feed = Feed(asyncio.get_running_loop())
     desk.add_feed(feed)
+    keyring = Keyring(keys, settings.private_keys, desk, sealer)
     desk.start()
-    return Office(
+    office = Office(
         settings=settings,
-        keys=keys,
+        keyring=keyring,
         store=store,
         blobs=Blobs(settings.data / "blobs", max_bytes=settings.max_blob_bytes),
         desk=desk,
+        maker=maker,
+        published=sealer.published,
         feed=feed,
+        live=open_live(settings.database_url),
     )
+    keyring.forget = office.forget_tokens
+    keyring.start()
+    return office

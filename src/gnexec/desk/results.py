@@ -61,7 +61,7 @@ async def hand_in(office: Office, token: JobToken, job: int, body: ResultBody) -
             raise Refused(
                 "invalid", "A result needs the worker's signed statement here.", field="statement", mend="Sign it."
             )
-        statement = _read_statement(office, token, body.statement)
+        statement = await _read_statement(office, token, body.statement)
         if [result.job for result in statement.results] != [job]:
             raise Refused("wrong_path", f"The statement is not about job {job} alone.", field="sub")
         sealed = await _report_signed(office, token, statement, body.statement)
@@ -86,20 +86,21 @@ async def hand_in_many(office: Office, token: JobToken, text: str) -> ManyVerdic
     """
     if token.claims.jkt is None:
         raise Refused("invalid", "In open mode each result is handed in by itself.", field="statement")
-    sealed = await _report_signed(office, token, _read_statement(office, token, text), text)
+    sealed = await _report_signed(office, token, await _read_statement(office, token, text), text)
     return ManyVerdicts(
         results=[VerdictView(verdict=one.verdict, job=one.job) for one in _verdicts(office, sealed)],
         receipts=[receipt_view(office, opened) for _, opened in sorted(sealed.opened.items())],
     )
 
 
-def _read_statement(office: Office, token: JobToken, text: str) -> ResultClaims:
+async def _read_statement(office: Office, token: JobToken, text: str) -> ResultClaims:
     """Read a statement and hold it against the job token; no look at the state of any job.
 
     Raises:
         Refused: bad_token, bad_signature, unknown_key, wrong_audience, wrong_key, wrong_path.
     """
     jkt = token.claims.jkt or ""
+    await office.meet(office.desk.worker_by_kid(jkt))
     statement = read_result_statement(text, _WorkerKeys(office), origin=office.origin, jkt=jkt)
     if statement.iss != office.desk.worker_by_kid(jkt):
         raise Refused("wrong_key", "The statement was issued by another worker.", field="iss")
@@ -169,6 +170,5 @@ def _decided(view: View, jobs: list[int]) -> set[int]:
 def _verdicts(office: Office, sealed: Sealed) -> tuple[Judged, ...]:
     if not isinstance(sealed.answer, Verdicts):
         raise TypeError(sealed.answer)
-    for one in sealed.answer.judged:
-        office.live.forget(one.job, one.attempt)
+    office.live.forget((one.job, one.attempt) for one in sealed.answer.judged)
     return sealed.answer.judged

@@ -15,7 +15,7 @@ from gnexec.core.judge import verdict
 from gnexec.core.policy.redundancy import agreeing
 from gnexec.core.spec import STDOUT, Manifest, Stored, decode_manifest
 from gnexec.desk.dispatcher import View
-from gnexec.desk.explaining import expected
+from gnexec.desk.explaining import Outlook
 from gnexec.desk.office import Caller, Office
 from gnexec.desk.ownership import own_job
 from gnexec.desk.sealer import Opened
@@ -31,6 +31,7 @@ from gnexec.shapes import (
     job_links,
 )
 from gnexec.store.contract import Grant
+from gnexec.store.live import Heard
 
 
 async def show(office: Office, caller: Caller, job: int) -> JobView:
@@ -39,7 +40,17 @@ async def show(office: Office, caller: Caller, job: int) -> JobView:
     Raises:
         Refused: not_found.
     """
-    return await office.desk.ask(lambda view: show_job(office, view, caller, job))
+
+    def look(view: View) -> tuple[JobView, set[int]]:
+        attempts = own_job(view, caller, job).attempts
+        return show_job(office, view, caller, job), {a.number for a in attempts if a.state is AttemptState.OPEN}
+
+    shown, is_open = await office.desk.ask(look)
+    if not is_open or shown.state is JobState.SUCCEEDED:
+        return shown
+    heard = await office.live.heard(job)
+    running = [how.progress for number, how in heard.items() if number in is_open]
+    return msgspec.structs.replace(shown, progress=max(running, default=0.0))
 
 
 async def attempts(office: Office, caller: Caller, job_id: int) -> AttemptsView:
@@ -48,13 +59,11 @@ async def attempts(office: Office, caller: Caller, job_id: int) -> AttemptsView:
     Raises:
         Refused: not_found.
     """
-
-    def look(view: View) -> AttemptsView:
-        job = own_job(view, caller, job_id)
-        rows = [_attempt(office, job, attempt) for attempt in job.attempts]
-        return AttemptsView(id=job_id, attempts=rows, links=job_links(job_id, "attempts"))
-
-    return await office.desk.ask(look)
+    job = await office.desk.ask(lambda view: own_job(view, caller, job_id))
+    is_open = any(attempt.state is AttemptState.OPEN for attempt in job.attempts)
+    heard = await office.live.heard(job_id) if is_open else {}
+    rows = [_attempt(job, attempt, heard.get(attempt.number)) for attempt in job.attempts]
+    return AttemptsView(id=job_id, attempts=rows, links=job_links(job_id, "attempts"))
 
 
 async def result(office: Office, caller: Caller, job_id: int) -> ResultView:
@@ -129,8 +138,7 @@ async def live_output(office: Office, caller: Caller, job_id: int) -> bytes | No
     job = await office.desk.ask(lambda view: own_job(view, caller, job_id))
     if _telling(job) is not None:
         return None
-    told = [live.output for a in job.attempts if (live := office.live.get(job_id, a.number)) is not None]
-    return bytes(max(told, key=len, default=b""))
+    return await office.live.output(job_id)
 
 
 async def receipts(office: Office, caller: Caller, job_id: int) -> ReceiptsView:
@@ -167,18 +175,13 @@ def receipt_view(office: Office, opened: Opened) -> ReceiptView:
 
 
 def show_job(office: Office, view: View, caller: Caller, job_id: int) -> JobView:
-    """Show a job to its owner, from inside a question.
+    """Show a job to its owner, from inside a question; without what its running attempts tell.
 
     Raises:
         Refused: not_found.
     """
     job = own_job(view, caller, job_id)
     named = office.named_spec(job.spec)
-    running = [
-        live.progress
-        for a in job.attempts
-        if a.state is AttemptState.OPEN and (live := office.live.get(job_id, a.number)) is not None
-    ]
     return JobView(
         id=job_id,
         state=job.state,
@@ -190,17 +193,16 @@ def show_job(office: Office, view: View, caller: Caller, job_id: int) -> JobView
         decided_ms=job.decided_ms or None,
         reason=job.reason,
         outcome=_outcome(job),
-        progress=1.0 if job.state is JobState.SUCCEEDED else max(running, default=0.0),
+        progress=1.0 if job.state is JobState.SUCCEEDED else 0.0,
         attempts=len(job.attempts),
         agreeing=_agreeing(view, job),
         revision=job.revision,
-        eta=None if job.decided else expected(view, job),
+        eta=None if job.decided else Outlook(view.world).expected(job),
         links=job_links(job_id),
     )
 
 
-def _attempt(office: Office, job: Job, attempt: Attempt) -> AttemptView:
-    live = office.live.get(job.id, attempt.number)
+def _attempt(job: Job, attempt: Attempt, heard: Heard | None) -> AttemptView:
     is_open = attempt.state is AttemptState.OPEN
     return AttemptView(
         attempt=attempt.number,
@@ -211,9 +213,9 @@ def _attempt(office: Office, job: Job, attempt: Attempt) -> AttemptView:
         started_ms=attempt.started_ms,
         ended_ms=None if is_open else attempt.ended_ms,
         wall_ms=attempt.wall_ms,
-        cpu_ms=live.cpu_ms if is_open and live is not None else attempt.cpu_ms,
+        cpu_ms=heard.cpu_ms if is_open and heard is not None else attempt.cpu_ms,
         peak_rss_bytes=attempt.peak_rss_bytes,
-        progress=live.progress if is_open and live is not None else 0.0,
+        progress=heard.progress if is_open and heard is not None else 0.0,
     )
 
 

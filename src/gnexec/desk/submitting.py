@@ -11,16 +11,17 @@ from collections.abc import Sequence
 import msgspec
 
 from gnexec.core.commands import Accepted, Cancel, Cancelled, JobRequest, Submit
+from gnexec.core.events import JobState
 from gnexec.core.spec import NamedSpec, Spec, check_spec, encode_named, job_digest, series_digest
 from gnexec.core.terms import Terms, check_needs, resolve_redundancy
+from gnexec.desk.dispatcher import View
+from gnexec.desk.explaining import Outlook
 from gnexec.desk.office import Caller, Office
 from gnexec.desk.showing import show, show_job
 from gnexec.errors import Refused
 from gnexec.ids import sha256_hex
-from gnexec.shapes import JobBody, JobView
+from gnexec.shapes import JobBody, JobView, job_links
 from gnexec.store.contract import Content
-
-_SPEC_FIELDS = tuple(field.name for field in msgspec.structs.fields(Spec))
 
 
 async def submit(
@@ -64,8 +65,12 @@ async def submit(
     answer = sealed.answer
     if not isinstance(answer, Accepted):
         raise TypeError(answer)
-    views = await office.desk.ask(lambda view: [show_job(office, view, caller, job) for job in answer.ids])
-    return [msgspec.structs.replace(view, created=view.id in answer.created) for view in views], bool(answer.created)
+    asked = list(zip(bodies, requests, strict=True))
+    views = await office.desk.ask(lambda view: _shown(office, view, caller, answer, asked))
+    for i, view in enumerate(views):
+        if view.state is JobState.RUNNING:
+            views[i] = msgspec.structs.replace(await show(office, caller, view.id), created=view.created)
+    return views, bool(answer.created)
 
 
 async def cancel(office: Office, caller: Caller, job_id: int) -> JobView:
@@ -80,8 +85,47 @@ async def cancel(office: Office, caller: Caller, job_id: int) -> JobView:
     return await show(office, caller, job_id)
 
 
+def _shown(
+    office: Office, view: View, caller: Caller, answer: Accepted, asked: Sequence[tuple[JobBody, JobRequest]]
+) -> list[JobView]:
+    """Show the jobs that answer a submission; what is new is shown as it was asked for."""
+    outlook = Outlook(view.world)
+    shown: list[JobView] = []
+    for number, (body, request) in zip(answer.ids, asked, strict=True):
+        job = view.world.jobs.find(number) if number in answer.created and not answer.again else None
+        if job is None or job.attempts:
+            found = show_job(office, view, caller, number)
+            shown.append(msgspec.structs.replace(found, created=number in answer.created))
+            continue
+        shown.append(
+            JobView(
+                id=number,
+                state=job.state,
+                created=True,
+                digest=request.digest,
+                name=body.name,
+                cmd=body.command_line,
+                priority=body.priority,
+                submitted_ms=job.submitted_ms,
+                eta=outlook.expected(job),
+                links=job_links(number),
+            )
+        )
+    return shown
+
+
 def _request(office: Office, body: JobBody) -> tuple[JobRequest, Content]:
-    spec = check_spec(Spec(**{name: getattr(body, name) for name in _SPEC_FIELDS}))
+    spec = check_spec(
+        Spec(
+            argv=body.argv,
+            cmd=body.cmd,
+            inputs=body.inputs,
+            outputs=body.outputs,
+            env=body.env,
+            seed=body.seed,
+            numeric_class=body.numeric_class,
+        )
+    )
     if not office.settings.raw_allowed:
         raise Refused(
             "raw_refused",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Hashable
 from typing import Final
 
 import msgspec
@@ -15,14 +16,17 @@ import msgspec
 from gnexec.core.commands import Directive, Enrol, Enrolled, NextJobs, NoWork, Progress, Work
 from gnexec.core.events import Effort
 from gnexec.core.handout import asking
-from gnexec.core.policy.matching import NO_WORK, choose, explain
+from gnexec.core.policy.matching import NO_WORK, choose, explain, room
 from gnexec.core.spec import Spec
+from gnexec.core.world import World
 from gnexec.desk.dispatcher import View
 from gnexec.desk.jobtokens import JobToken
 from gnexec.desk.office import Office
 from gnexec.errors import Refused
 from gnexec.ids import ANONYMOUS, MAX_SAFE_INT, b64url, sha256_hex
 from gnexec.shapes import EnrolBody, EnrolReply, JobWork, ObstacleView, StatusBody, StatusReply, WhyView
+from gnexec.store.contract import Content
+from gnexec.store.live import Told
 from gnexec.tokens.forms import Confirmation
 from gnexec.tokens.issued import AccessClaims, EnrolmentClaims, JobClaims, Scope, write_scope
 from gnexec.tokens.reading import read_enrolment_proof, sign
@@ -42,7 +46,7 @@ async def enrol(office: Office, access: AccessClaims, access_token: str, body: E
         if not 0 < getattr(body.offer, name) < 1 << 53:
             raise Refused("invalid", "An offer is a positive number.", field=f"offer.{name}")
     owner = office.caller(access.sub, access.project).owner
-    content = office.content(msgspec.json.encode(body.description, order="sorted"))
+    content = _described(office, proven.jkt, msgspec.json.encode(body.description, order="sorted"))
     command = Enrol(
         owner=owner,
         x=b64url(proven.key.public_bytes_raw()),
@@ -92,12 +96,12 @@ async def next_jobs(
     Raises:
         Refused: unknown_key (not enrolled here); unready (the clock).
     """
-    name, owner, jkt = _identity(office, worker)
+    name, owner, jkt = await _identity(office, worker)
     command = NextJobs(
         worker=name,
         owner=owner,
         n=n,
-        req=None if req is None else sha256_hex(f"{name}\0{req}".encode()),
+        req=None if req is None else _request(name, req),
         draw=secrets.token_bytes(16),
     )
     answer = (await office.desk.do(command)).answer
@@ -108,13 +112,66 @@ async def next_jobs(
     return _hand_over(office, answer, jkt)
 
 
+def _described(office: Office, kid: str, description: bytes) -> Content:
+    """Return a worker's description as content: what the log names already, if it still says the same."""
+
+    def look(world: World) -> str:
+        record = world.workers.get(world.worker_by_kid.get(kid, ""))
+        return record.caps if record is not None else ""
+
+    caps = office.desk.hint(look)
+    if caps:
+        known = office.store.content([bytes.fromhex(caps)]).get(bytes.fromhex(caps))
+        if known is not None and known.data == description:
+            return known
+    return office.content(description)
+
+
+def may_have_work(office: Office, worker: EnrolmentClaims | None, req: str | None) -> bool:
+    """Tell whether asking the desk can bring work: some waits, or the request was answered before.
+
+    Where it cannot, whoever waits in line is woken by what changes that. Which requests another process has answered
+    just now is not known here, so those are asked about.
+    """
+    return (
+        office.feed.ready != 0
+        or (office.shared and req is not None)
+        or was_answered(office, worker, req)
+        or office.desk.trouble() is not None
+    )
+
+
+def was_answered(office: Office, worker: EnrolmentClaims | None, req: str | None) -> bool:
+    """Tell whether a repeatable request has its hand-out already."""
+    if req is None:
+        return False
+    name = ANONYMOUS if worker is None else worker.sub
+    key = name, _request(name, req)
+    return office.desk.hint(lambda world: key in world.requests)
+
+
+def kind(office: Office, worker: EnrolmentClaims | None) -> Hashable:
+    """Return the same for workers of whom one can be given nothing that the others could not; None for one of its own.
+
+    Those are of one owner and offer the same, and may take something at all.
+    """
+    if worker is None:
+        return ANONYMOUS
+
+    def look(world: World) -> Hashable:
+        record = world.workers.get(worker.sub)
+        return None if record is None or room(world, record) <= 0 else (record.owner, record.offer)
+
+    return office.desk.hint(look)
+
+
 async def why(office: Office, worker: EnrolmentClaims | None) -> WhyView:
     """Say why there is no work for this worker now, or that there is.
 
     Raises:
         Refused: unknown_key.
     """
-    name, owner, _ = _identity(office, worker)
+    name, owner, _ = await _identity(office, worker)
 
     def look(view: View) -> WhyView:
         record = asking(view.world, name, owner)
@@ -145,20 +202,21 @@ async def tell_status(office: Office, token: JobToken, job: int, body: StatusBod
     answer = (await office.desk.do(command)).answer
     if not isinstance(answer, Directive):
         raise TypeError(answer)
-    live = office.live.touch(job, attempt)
-    if body.progress is not None:
-        live.progress = body.progress
-    live.cpu_ms = max(live.cpu_ms, effort.cpu_ms)
-    if output:
-        office.live.write(job, attempt, output, body.stdout_offset)
+    await office.live.tell(Told(job, attempt, body.progress, effort.cpu_ms, output, body.stdout_offset))
     return StatusReply(
         directive="stop" if answer.stop else "continue", reason=answer.reason, lease_until=answer.lease_until_ms
     )
 
 
-def _identity(office: Office, worker: EnrolmentClaims | None) -> tuple[str, str, str | None]:
+def _request(worker: str, req: str) -> str:
+    """Return what the log calls a request."""
+    return sha256_hex(f"{worker}\0{req}".encode())
+
+
+async def _identity(office: Office, worker: EnrolmentClaims | None) -> tuple[str, str, str | None]:
     if worker is None:
         return ANONYMOUS, ANONYMOUS, None
+    await office.meet(office.desk.worker_key(worker.sub))
     kid, _ = office.worker_key(worker.sub)
     if kid != worker.jkt:
         raise Refused("wrong_key", "The enrolment token is for another key.", mend="Enrol again.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gnexec.ids import b64url
-from gnexec.keys.ring import ServerKeys
+from gnexec.keys.forms import ServerKeys
 from gnexec.tokens.issued import AccessClaims, Scope, write_scope
 from gnexec.tokens.reading import sign
 

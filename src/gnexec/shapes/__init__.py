@@ -34,6 +34,8 @@ from gnexec.shapes.jobs import (
 from gnexec.shapes.server import (
     HealthView,
     HeyView,
+    LogKeysView,
+    LogKeyView,
     PayloadLine,
     Problem,
     ProblemKind,
@@ -73,6 +75,8 @@ __all__ = [
     "JobBody",
     "JobView",
     "JobWork",
+    "LogKeyView",
+    "LogKeysView",
     "ManyJobViews",
     "ManyJobWork",
     "ManyJobs",

@@ -28,6 +28,28 @@ class PayloadLine(ReplyBody, frozen=True, omit_defaults=True):
     withheld: bool = False
 
 
+class LogKeyView(ReplyBody, frozen=True):
+    """A key that signs, or has signed, the log's checkpoints.
+
+    Attributes:
+        endorsement: a signed note by which the key before it vouches for it; null for the first.
+        added: the entry from which on it signs. retired: the entry from which on it does no more. Both null where the
+            log was not asked.
+    """
+
+    vkey: str
+    endorsement: str | None = None
+    added: int | None = None
+    retired: int | None = None
+
+
+class LogKeysView(ReplyBody, frozen=True):
+    """All keys of a log, the oldest first."""
+
+    origin: str
+    keys: list[LogKeyView]
+
+
 class HealthView(ReplyBody, frozen=True):
     """Whether the server lives, or is ready to serve."""
 

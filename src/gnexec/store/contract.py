@@ -1,6 +1,6 @@
 """What a store is: the log's entries in one order, and what lies beside the log.
 
-One contract, several stores (memory, SQLite; PostgreSQL has room): each passes the same conformance suite.
+One contract, several stores (memory, SQLite, PostgreSQL): each passes the same conformance suite.
 A store knows nothing of events, jobs or rules. It keeps bytes, in order, all or nothing.
 
 Rules every store keeps:
@@ -14,7 +14,7 @@ Rules every store keeps:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -106,6 +106,14 @@ class Reader(Protocol):
         ...
 
 
+class LogReader(Reader, Protocol):
+    """A log that is only read, beside the servers that append to it: it counts as none of them, and takes no lock."""
+
+    def close(self) -> None:
+        """Release files and connections."""
+        ...
+
+
 class Batch(Reader, Protocol):
     """The append lock, held: everything written commits together when the batch ends without an error."""
 
@@ -165,6 +173,26 @@ class Store(Reader, Protocol):
 
     def last_pulse(self) -> int | None:
         """Return the newest noted pulse, or None."""
+        ...
+
+    def alone(self) -> bool:
+        """Return whether no other process has this store open to append, at this moment.
+
+        A process that was cut off from the store for a while may be missing from the count until it is back.
+
+        Raises:
+            StoreAway: no answer.
+        """
+        ...
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called whenever another process may have appended; it takes the place of a former watcher.
+
+        It is called soon after such a commit, and each time contact was lost and is back, since commits may have been
+        missed; also for this process's own commits, as stores need not tell them apart. Calls come from some thread of
+        the store's, one at a time: `wake` must be quick, must not raise, and must not call the store. A store that
+        serves one process never calls. Calls end with `close`.
+        """
         ...
 
     def ping(self) -> None:

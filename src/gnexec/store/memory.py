@@ -226,6 +226,14 @@ class MemoryStore:
         with self._read():
             return self._pulse
 
+    def alone(self) -> bool:
+        """Return True: no other process reaches this memory."""
+        with self._read():
+            return True
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Call nobody: no other process appends."""
+
     def ping(self) -> None:
         """Make sure that the store is not closed."""
         with self._read():

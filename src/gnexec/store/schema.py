@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import DDL, BigInteger, CheckConstraint, Column, Integer, LargeBinary, MetaData, Table, Text, event
 
 metadata: Final = MetaData()
 
@@ -82,3 +82,31 @@ pulse: Final = Table(
     Column("at_ms", Counter, nullable=False),
 )
 """At most one row: when a server was last known to be alive."""
+
+live: Final = Table(
+    "live",
+    metadata,
+    Column("job", Counter, primary_key=True, autoincrement=False),
+    Column("attempt", Counter, primary_key=True, autoincrement=False),
+    Column("progress_ppm", Counter, nullable=False),
+    Column("cpu_ms", Counter, nullable=False),
+    Column("heard_ms", Counter, nullable=False),
+)
+"""How running attempts go; used on PostgreSQL, where it is unlogged. No truth, and no cache of it either."""
+
+live_output: Final = Table(
+    "live_output",
+    metadata,
+    Column("job", Counter, primary_key=True, autoincrement=False),
+    Column("attempt", Counter, primary_key=True, autoincrement=False),
+    Column("start", Counter, primary_key=True, autoincrement=False),
+    Column("heard_ms", Counter, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
+"""The newest parts of what running attempts wrote, as `live`."""
+
+
+for _large in (entries.c.payload, tiles.c.data, contents.c.data):
+    # PostgreSQL would compress values of more than 2 kB, which takes longer than writing them.
+    _plain = f"ALTER TABLE {_large.table.name} ALTER COLUMN {_large.name} SET STORAGE EXTERNAL"
+    event.listen(_large.table, "after_create", DDL(_plain).execute_if(dialect="postgresql"))  # type: ignore[no-untyped-call]

@@ -35,15 +35,19 @@ STORY: Final = (
 )
 TILE: Final = "SELECT data FROM tiles WHERE level = ? AND idx = ?"
 REFS: Final = "SELECT key, seq FROM refs ORDER BY key, seq"
-CONTENT: Final = "SELECT digest, salt, data FROM contents WHERE digest = ?"
+CONTENT: Final = "SELECT digest, salt, data FROM contents WHERE digest IN (%s)"
+MOST_ROWS: Final = 64
+"""Rows inserted by one statement, a power of two."""
+CONTENTS_AT_ONCE: Final = 64
+"""Contents asked for in one statement: as many as a hand-out has jobs."""
 GRANTED: Final = "SELECT 1 FROM grants WHERE principal = ? AND digest = ?"
 LAST_PULSE: Final = "SELECT at_ms FROM pulse"
 
-ADD_ENTRY: Final = "INSERT INTO entries (seq, leaf, salt, payload) VALUES (?, ?, ?, ?)"
-ADD_REF: Final = "INSERT OR IGNORE INTO refs (key, seq) VALUES (?, ?)"
+ADD_ENTRY: Final = "INSERT INTO entries (seq, leaf, salt, payload) VALUES "
+ADD_REF: Final = "INSERT OR IGNORE INTO refs (key, seq) VALUES "
 ADD_TILE: Final = "INSERT INTO tiles (level, idx, data) VALUES (?, ?, ?)"
 MOVE_HEAD: Final = "UPDATE head SET size = ?, note = ?"
-KEEP_CONTENT: Final = "INSERT OR IGNORE INTO contents (digest, salt, data) VALUES (?, ?, ?)"
+KEEP_CONTENT: Final = "INSERT OR IGNORE INTO contents (digest, salt, data) VALUES "
 KEEP_GRANT: Final = "INSERT OR IGNORE INTO grants (principal, digest) VALUES (?, ?)"
 CLEAR_REFS: Final = "DELETE FROM refs"
 ERASE: Final = "DELETE FROM contents WHERE digest = ?"
@@ -86,6 +90,25 @@ def read_tile(db: sqlite3.Connection, level: int, index: int) -> bytes | None:
     return None if row is None else row[0]
 
 
+def insert(db: sqlite3.Connection, statement: str, rows: Sequence[Sequence[object]]) -> None:
+    """Insert rows, many in one statement: a step for each row costs twice as much, and the interpreter's lock each time.
+
+    The numbers of rows are powers of two, so that there are few different statements and each is prepared once.
+
+    Args:
+        db: in a transaction.
+        statement: up to its values.
+        rows: of equal length.
+    """
+    start = 0
+    while start < len(rows):
+        count = min(MOST_ROWS, 1 << (len(rows) - start).bit_length() - 1)
+        some = rows[start : start + count]
+        marks = f"({', '.join('?' * len(some[0]))})"
+        db.execute(statement + ", ".join([marks] * count), [value for row in some for value in row])
+        start += count
+
+
 class SqliteBatch:
     """An open transaction of the writing connection; see `gnexec.store.contract.Batch`."""
 
@@ -125,8 +148,8 @@ class SqliteBatch:
             start = self._head.size
             rows = [(seq, entry.leaf, entry.salt, entry.payload) for seq, entry in enumerate(what.entries, start)]
             head = Head(start + len(rows), what.note)
-            self._db.executemany(ADD_ENTRY, rows)
-            self._db.executemany(ADD_REF, what.refs)
+            insert(self._db, ADD_ENTRY, rows)
+            insert(self._db, ADD_REF, what.refs)
             if what.tiles:
                 self._db.executemany(ADD_TILE, [(tile.level, tile.index, tile.data) for tile in what.tiles])
             self._db.execute(MOVE_HEAD, (head.size, head.note))
@@ -135,14 +158,14 @@ class SqliteBatch:
     def keep(self, contents: Iterable[Content], grants: Iterable[Grant]) -> None:
         """Keep content and grants."""
         with self._use():
-            self._db.executemany(KEEP_CONTENT, ((each.digest, each.salt, each.data) for each in contents))
+            insert(self._db, KEEP_CONTENT, [(each.digest, each.salt, each.data) for each in contents])
             self._db.executemany(KEEP_GRANT, ((each.principal, each.digest) for each in grants))
 
     def replace_refs(self, refs: Iterable[tuple[bytes, int]]) -> None:
         """Throw all refs away and write these instead."""
         with self._use():
             self._db.execute(CLEAR_REFS)
-            self._db.executemany(ADD_REF, refs)
+            self._db.executemany(f"{ADD_REF}(?, ?)", refs)
 
     def end(self) -> bool:
         """Let nothing more through this batch; return whether every call of it had succeeded."""
@@ -194,7 +217,7 @@ class SqliteStore:
             self._file = self._path.stat()
             with translated():
                 self._db = open_writer(self._path)
-                self._seen: int | None = _checked_size(self._db)
+                self._seen: int | None = checked_head(self._db).size
         except BaseException:
             self.close()
             raise
@@ -246,9 +269,13 @@ class SqliteStore:
 
     def content(self, digests: Sequence[bytes]) -> dict[bytes, Content]:
         """Return those of the contents that are there."""
+        found: dict[bytes, Content] = {}
         with self._readers.borrow() as db:
-            rows = (db.execute(CONTENT, (digest,)).fetchone() for digest in digests)
-            return {row[0]: Content(*row) for row in rows if row is not None}
+            for start in range(0, len(digests), CONTENTS_AT_ONCE):
+                some = digests[start : start + CONTENTS_AT_ONCE]
+                for row in db.execute(CONTENT % ", ".join("?" * len(some)), some):
+                    found[row[0]] = Content(*row)
+        return found
 
     def erase(self, digests: Sequence[bytes]) -> int:
         """Erase contents from the file too: overwritten with zeros, and gone from the write-ahead log.
@@ -282,6 +309,14 @@ class SqliteStore:
         with self._readers.borrow() as db:
             row: tuple[int] | None = db.execute(LAST_PULSE).fetchone()
             return None if row is None else row[0]
+
+    def alone(self) -> bool:
+        """Return True: the lock file keeps every other process out."""
+        self.head()
+        return True
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Call nobody: no other process appends."""
 
     def ping(self) -> None:
         """Make sure that the file can be read, and still is the one at its path.
@@ -354,12 +389,20 @@ class SqliteStore:
             db.close()
 
 
-def _checked_size(db: sqlite3.Connection) -> int:
-    """Return the head's size, having made sure that the entries end there."""
-    size = read_head(db).size
+def checked_head(db: sqlite3.Connection) -> Head:
+    """Return the head, having made sure that the entries end there.
+
+    Raises:
+        CorruptLog: they do not, or the head is none.
+    """
+    head = read_head(db)
+    size = head.size
+    if not isinstance(size, int) or not isinstance(head.note, bytes):  # a damaged page, or any column's any type
+        msg = "the head is not a size and a checkpoint"
+        raise CorruptLog(msg)
     (last,) = db.execute(LAST).fetchone()
     end = 0 if last is None else last + 1
     if end != size:
         msg = f"the head says {size} entries, the entries end at {end}"
         raise CorruptLog(msg, seq=min(end, size))
-    return size
+    return head

@@ -72,11 +72,11 @@ def parse_checkpoint(text: str) -> Checkpoint:
     return checkpoint
 
 
-def sign_checkpoint(checkpoint: Checkpoint, private_key: Ed25519PrivateKey) -> bytes:
-    """Sign a checkpoint as the log that it names: the key's name is the origin.
+def sign_checkpoint(checkpoint: Checkpoint, *private_keys: Ed25519PrivateKey) -> bytes:
+    """Sign a checkpoint as the log that it names, with each of its keys: their name is the origin.
 
     Raises:
-        ValueError: the checkpoint would not be read back as it is, or its origin cannot be a key name.
+        ValueError: the checkpoint would not be read back as it is, its origin cannot be a key name, or there is no key.
     """
     try:
         readable = parse_checkpoint(checkpoint.text) == checkpoint
@@ -85,16 +85,17 @@ def sign_checkpoint(checkpoint: Checkpoint, private_key: Ed25519PrivateKey) -> b
     if not readable:
         msg = "a line of the checkpoint holds a newline"
         raise ValueError(msg)
-    return sign(checkpoint.text, checkpoint.origin, private_key)
+    return sign(checkpoint.text, checkpoint.origin, *private_keys)
 
 
-def open_checkpoint(data: bytes, verifiers: Iterable[Verifier], origin: str) -> Checkpoint:
+def open_checkpoint(data: bytes, verifiers: Iterable[Verifier], origin: str, *, every: bool = False) -> Checkpoint:
     """Read a signed checkpoint of the log `origin`.
 
     Args:
         data: the signed note.
         verifiers: the log's keys, and witnesses if any are known. Witnesses alone do not make a checkpoint.
         origin: the log that is asked for.
+        every: whether each of the log's keys must have signed, rather than one of them.
 
     Raises:
         ProofError: malformed, of another log, not signed by a key of the log, or a known key's signature is bad.
@@ -102,7 +103,11 @@ def open_checkpoint(data: bytes, verifiers: Iterable[Verifier], origin: str) -> 
     keys = tuple(verifiers)
     note = open_note(data, keys)
     logs = {(key.name, key.key_id) for key in keys if key.kind is SignatureKind.ED25519}
-    if not any((signature.name, signature.key_id) in logs for signature in note.verified):
+    signed = logs & {(signature.name, signature.key_id) for signature in note.verified}
+    if every and (absent := sorted(f"{name}+{key_id.hex()}" for name, key_id in logs - signed)):
+        msg = f"the checkpoint is not signed by {', '.join(absent)}"
+        raise ProofError(msg)
+    if not signed:
         msg = "the checkpoint is not signed by a key of the log"
         raise ProofError(msg)
     checkpoint = parse_checkpoint(note.text)

@@ -19,11 +19,12 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final, Self, assert_never
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from gnexec import ed25519
 from gnexec.errors import ProofError
 
 MAX_NOTE_SIZE: Final = 256 * 1024
@@ -92,11 +93,7 @@ class Verifier:
                 signed, message = signature[8:], cosigned_message(text, at_s)
             case _:
                 assert_never(self.kind)
-        try:
-            self.public_key.verify(signed, message)
-        except InvalidSignature:
-            return False
-        return True
+        return ed25519.verifies(self.public_key, signed, message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,18 +152,21 @@ def parse_vkey(text: str) -> Verifier:
     return verifier
 
 
-def sign(text: str, name: str, private_key: Ed25519PrivateKey) -> bytes:
-    """Write a note with one Ed25519 signature.
+def sign(text: str, name: str, *private_keys: Ed25519PrivateKey) -> bytes:
+    """Write a note with an Ed25519 signature by each of these keys, in order; they share the name.
 
     Raises:
         ValueError: `text` cannot be a note's (it must end in a newline and hold no other control character),
-            or `name` cannot be a key name.
+            `name` cannot be a key name, or there is no key.
     """
+    if not private_keys:
+        msg = "a note needs a signature"
+        raise ValueError(msg)
     if not text.endswith("\n") or _FORBIDDEN.search(text):
         msg = "a note's text ends in a newline and holds no other control character"
         raise ValueError(msg)
-    key_id = _key_id(name, SignatureKind.ED25519, private_key.public_key())
-    return f"{text}\n{Signature(name, key_id, private_key.sign(text.encode())).line}".encode()
+    lines = [Signature(name, _own_id(name, key), ed25519.sign(key, text.encode())).line for key in private_keys]
+    return f"{text}\n{''.join(lines)}".encode()
 
 
 def cosign(text: str, name: str, private_key: Ed25519PrivateKey, at_s: int) -> bytes:
@@ -189,7 +189,7 @@ def cosign(text: str, name: str, private_key: Ed25519PrivateKey, at_s: int) -> b
         msg = "a cosignature's time is 0 to 2**63 - 1 seconds"
         raise ValueError(msg)
     key_id = _key_id(name, SignatureKind.COSIGNATURE, private_key.public_key())
-    data = struct.pack(">Q", at_s) + private_key.sign(cosigned_message(text, at_s))
+    data = struct.pack(">Q", at_s) + ed25519.sign(private_key, cosigned_message(text, at_s))
     return Signature(name, key_id, data).line.encode()
 
 
@@ -300,6 +300,12 @@ def _parse_line(row: str) -> Signature:
 
 def _is_name(name: str) -> bool:
     return bool(name) and "+" not in name and not any(map(str.isspace, name)) and not _FORBIDDEN.search(name)
+
+
+@lru_cache(maxsize=64)
+def _own_id(name: str, key: Ed25519PrivateKey) -> bytes:
+    """Return the key id under which a log signs, again and again."""
+    return _key_id(name, SignatureKind.ED25519, ed25519.public_key_of(key))
 
 
 def _key_id(name: str, kind: SignatureKind, public_key: Ed25519PublicKey) -> bytes:

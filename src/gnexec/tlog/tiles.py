@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -182,6 +182,32 @@ class Tree:
                 tree._rows.append(row)
                 row = _parents(row)
         return tree
+
+    @classmethod
+    def from_edge(cls, size: int, edge: Sequence[bytes]) -> Self:
+        """Return the tree of `size` leaves that `edge` was taken from.
+
+        What is given is believed, as by `restore`.
+
+        Raises:
+            ValueError: it is not the edge of a tree of that size.
+        """
+        tree = cls()
+        tree._size = size
+        widths = [(size >> TILE_HEIGHT * level) % TILE_WIDTH for level in range(-(-size.bit_length() // TILE_HEIGHT))]
+        if [len(data) for data in edge] != [HASH_SIZE * width for width in widths]:
+            msg = f"not the right edge of a tree of {size} leaves"
+            raise ValueError(msg)
+        for data in edge:
+            row = [data[at : at + HASH_SIZE] for at in range(0, len(data), HASH_SIZE)]
+            for _ in range(TILE_HEIGHT):
+                tree._rows.append(row)
+                row = _parents(row)
+        return tree
+
+    def edge(self) -> list[bytes]:
+        """Return all that `from_edge` needs: of each level, the hashes of its partial tile, one behind the other."""
+        return [b"".join(self._rows[height]) for height in range(0, self._size.bit_length(), TILE_HEIGHT)]
 
     @property
     def size(self) -> int:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import jwt
@@ -25,17 +26,30 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from jwt.algorithms import OKPAlgorithm
 
+from gnexec import ed25519
 from gnexec.errors import Refused
 from gnexec.ids import unb64url
-from gnexec.tokens.jwk import Jwk, public_jwk, thumbprint
+from gnexec.tokens.jwk import Jwk, kid_of, public_jwk
 from gnexec.tokens.strict import read_json
 
 ALG: Final = "EdDSA"
 """The one algorithm (RFC 8037; RFC 9864 renames it "Ed25519", which PyJWT 2.15 does not accept)."""
 
 _FORM: Final = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){2}")
+
+
+class _EdDSA(OKPAlgorithm):
+    """PyJWT's algorithm, with our signatures."""
+
+    def sign(self, msg: str | bytes, key: object) -> bytes:
+        if not isinstance(key, Ed25519PrivateKey) or isinstance(msg, str):
+            raise TypeError(key)
+        return ed25519.sign(key, msg)
+
+
 _JWS: Final = jwt.PyJWS(algorithms=[ALG])
-_ED25519: Final = OKPAlgorithm()
+_JWS.unregister_algorithm(ALG)
+_JWS.register_algorithm(ALG, _EdDSA())
 
 
 MAX_ANY_CHARS: Final = 65_536
@@ -74,10 +88,9 @@ def seal(payload: bytes, key: Ed25519PrivateKey, *, typ: str, key_inside: bool =
         typ: media type of the token, without "application/".
         key_inside: put the public key into the header (enrolment proofs only).
     """
-    jwk = public_jwk(key.public_key())
-    headers: dict[str, Any] = {"typ": typ, "kid": thumbprint(jwk)}
+    headers: dict[str, Any] = {"typ": typ, "kid": _kid(key)}
     if key_inside:
-        headers["jwk"] = jwk
+        headers["jwk"] = public_jwk(key.public_key())
     return _JWS.encode(payload, key, algorithm=ALG, headers=headers)
 
 
@@ -113,6 +126,12 @@ def unseal(text: str, *, typ: str, max_chars: int, key_inside: bool = False) -> 
     return Envelope(header=header, payload=raw[1], signed=signed.encode("ascii"), signature=raw[2])
 
 
+@lru_cache(maxsize=64)
+def _kid(key: Ed25519PrivateKey) -> str:
+    """Return the thumbprint of a key that signs often; to work it out costs as much as to sign."""
+    return kid_of(ed25519.public_key_of(key))
+
+
 def claimed_typ(text: str) -> str | None:
     """Return the type that a token claims to be, to choose who reads it; nothing is verified, None if it has none."""
     if len(text) > MAX_ANY_CHARS or not _FORM.fullmatch(text):
@@ -129,5 +148,5 @@ def verify(envelope: Envelope, key: Ed25519PublicKey) -> None:
     Raises:
         Refused: bad_signature.
     """
-    if not _ED25519.verify(envelope.signed, key, envelope.signature):
+    if not ed25519.verifies(key, envelope.signature, envelope.signed):
         raise Refused("bad_signature", "The signature is not that of the key which the token names.")

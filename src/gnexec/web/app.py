@@ -11,9 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gnexec.desk.meters import request_served
 from gnexec.desk.office import Office
 from gnexec.errors import Refused
 from gnexec.web import files, logs, submitters, system, volunteers
+from gnexec.web.gate import Gate
 from gnexec.web.resource import Operation, Resource, problem
 
 OpenOffice = Callable[[], Awaitable[Office]]
@@ -30,9 +32,11 @@ def make_app(open_office: OpenOffice) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         app.state.office = office = await open_office()
+        app.state.gate = gate = Gate(office)
         try:
             yield
         finally:
+            gate.close()
             office.close()
 
     app = Starlette(routes=routes(operations), lifespan=lifespan, exception_handlers={HTTPException: _no_route})
@@ -50,4 +54,5 @@ def routes(operations: list[Operation]) -> list[Route]:
 
 
 async def _no_route(request: Request, _: Exception) -> Response:
+    request_served(request.method, "none", 404, 0.0)
     return problem(Refused("not_found", f"There is nothing at {request.scope['path'][:200]}."))

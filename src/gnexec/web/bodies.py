@@ -1,4 +1,4 @@
-"""Bodies of requests: read up to their cap, and within a time; JSON is strict.
+"""Bodies of requests: read up to their cap, within a time, and within what all of them may hold; JSON is strict.
 
 `curl -d` sends JSON under a form's media type, so that is taken for JSON too, but not from a page in a browser: another
 site's page could send it without asking first (CORS), and in open mode nothing else would hold it back.
@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator
 from typing import Final, TypeVar
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from gnexec.errors import Refused
+from gnexec.web.gate import HELD, Gate
 
 T = TypeVar("T")
 
@@ -23,7 +24,9 @@ JSON_MEDIA: Final = frozenset({"application/json", "application/x-www-form-urlen
 MAX_ECHO: Final = 200
 """Characters of a caller's own words that a refusal repeats."""
 BODY_PAUSE_S: Final = 60
-"""A body that pauses for longer is given up."""
+"""A body that pauses for longer is given up; so is one that comes more slowly than this and `SLOWEST` allow."""
+SLOWEST: Final = 1024
+"""Bytes a second that a body must come at, in the long run."""
 _MAX_LENGTH_DIGITS: Final = 16
 _PLACE: Final = re.compile(r" - at `\$?\.?(?P<field>[^`]*)`\Z")
 
@@ -36,7 +39,7 @@ async def read_body(request: Request, most: int) -> bytes:
         most: bytes accepted.
 
     Raises:
-        Refused: too_large.
+        Refused: too_large; slow_body; overloaded (all bodies together are too much).
     """
     check_length_header(request, most)
     found: list[bytes] = []
@@ -45,8 +48,9 @@ async def read_body(request: Request, most: int) -> bytes:
         size += len(chunk)
         if size > most:
             raise _too_large(most)
+        hold(request, len(chunk))
         found.append(chunk)
-    return b"".join(found)
+    return found[0] if len(found) == 1 else b"".join(found)
 
 
 def check_length_header(request: Request, most: int) -> None:
@@ -64,19 +68,38 @@ async def chunks(request: Request) -> AsyncIterator[bytes]:
     """Yield the body as it comes.
 
     Raises:
-        Refused: slow_body; nothing came for a while.
+        Refused: slow_body; nothing came for a while, or too little.
+        ClientDisconnect: nothing more will come.
     """
-    stream = aiter(request.stream())
-    while True:
+    now = asyncio.get_running_loop().time
+    until = now() + BODY_PAUSE_S
+    more = True
+    while more:
         try:
-            async with asyncio.timeout(BODY_PAUSE_S):
-                chunk = await anext(stream, None)
+            async with asyncio.timeout(min(BODY_PAUSE_S, until - now())):
+                message = await request.receive()
         except TimeoutError as err:
-            mend = "Send it without such pauses."
-            raise Refused("slow_body", f"Nothing came for {BODY_PAUSE_S} s.", field="body", mend=mend) from err
-        if chunk is None:
-            return
-        yield chunk
+            mend = f"Send it without long pauses, and at {SLOWEST} bytes a second at least."
+            raise Refused("slow_body", "The body comes too slowly.", field="body", mend=mend) from err
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body", b"")
+        until += len(chunk) / SLOWEST
+        more = message.get("more_body", False)
+        if chunk:
+            yield chunk
+
+
+def hold(request: Request, size: int) -> None:
+    """Count bytes that are kept in memory until the request is answered.
+
+    Raises:
+        Refused: overloaded.
+    """
+    gate: Gate = request.app.state.gate
+    if not gate.bodies.take(size):
+        raise Refused("overloaded", "All requests together hold too much.", field="body", mend="Send it again later.")
+    request.scope[HELD] = request.scope.get(HELD, 0) + size
 
 
 async def read_json(request: Request, kind: type[T], most: int) -> T:
@@ -100,15 +123,21 @@ def check_json_media(request: Request) -> None:
         raise Refused("bad_media", f"A body of {media} cannot be read.", field="Content-Type", mend="Send JSON.")
 
 
-def parse_json(data: bytes, kind: type[T]) -> T:
+def parse_json(data: bytes, kind: type[T], *, checked: bool = False) -> T:
     """Parse JSON strictly.
+
+    Args:
+        data: the body.
+        kind: what it must be.
+        checked: whether it was parsed here before, as something else: no name is there twice.
 
     Raises:
         Refused: malformed or invalid.
     """
     try:
         value = msgspec.json.decode(data, type=kind)
-        json.loads(data, object_pairs_hook=_once, parse_int=_short)
+        if not checked:
+            json.loads(data, object_pairs_hook=_once, parse_int=_short)
     except msgspec.ValidationError as err:
         place = _PLACE.search(str(err))
         what = str(err)[: place.start()] if place else str(err)

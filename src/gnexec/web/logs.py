@@ -14,12 +14,12 @@ from gnexec.desk.dispatcher import View
 from gnexec.desk.office import Office
 from gnexec.errors import Refused
 from gnexec.ids import MAX_SAFE_INT
-from gnexec.shapes import PayloadLine
+from gnexec.shapes import LogKeysView, LogKeyView, PayloadLine
 from gnexec.store.contract import Entry
 from gnexec.tlog.tiles import TILE_WIDTH, TileName, encode_entries, parse_path
 from gnexec.tokens.issued import Scope
 from gnexec.web import reading
-from gnexec.web.resource import Operation, Param, encode
+from gnexec.web.resource import Operation, Param, encode, reply
 from gnexec.wire import decode_event
 
 _FOR_EVER = {"Cache-Control": "public, immutable, max-age=31536000"}
@@ -34,7 +34,18 @@ async def checkpoint(_: Request, office: Office) -> Response:
 
 async def vkey(_: Request, office: Office) -> Response:
     """Fetch the verifier key of the log's checkpoints; better had from somewhere else than the log itself."""
-    return Response(office.keys.log_verifier.vkey + "\n", headers=_SOON, media_type="text/plain")
+    newest = office.desk.keys().in_force()[-1]
+    return Response(newest + "\n", headers=_SOON, media_type="text/plain")
+
+
+async def keys(_: Request, office: Office) -> Response:
+    """List all keys that the log has had; each is vouched for by the one before, so an old one leads to the newest."""
+    book = office.desk.keys()
+    rows = [
+        LogKeyView(vkey=key.vkey, endorsement=key.endorsement or None, added=key.added, retired=key.retired)
+        for key in book.log
+    ]
+    return reply(LogKeysView(origin=book.origin, keys=rows), headers=_SOON)
 
 
 async def tile(request: Request, office: Office) -> Response:
@@ -98,6 +109,7 @@ def operations() -> list[Operation]:
     return [
         Operation("GET", "/checkpoint", checkpoint, {200: "text/plain"}),
         Operation("GET", "/log.vkey", vkey, {200: "text/plain"}),
+        Operation("GET", "/log/keys", keys, {200: LogKeysView}),
         Operation("GET", "/tile/{name:path}", tile, {200: "application/octet-stream"}),
         Operation("GET", "/log/payloads", payloads, {200: "application/jsonl"}, query=(_START, _COUNT)),
     ]

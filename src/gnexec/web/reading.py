@@ -15,7 +15,7 @@ from gnexec.errors import Refused
 from gnexec.ids import MAX_SAFE_INT
 from gnexec.tokens.issued import AccessClaims, EnrolmentClaims, Scope
 from gnexec.tokens.reading import check_times, read_access_token, read_enrolment_token, require_scope
-from gnexec.web.bodies import check_json_media, parse_json, read_body
+from gnexec.web.bodies import check_json_media, check_length_header, parse_json, read_body
 
 MAX_UNPROVEN: Final = 256 << 10
 """Bytes of a body that are read before any token was seen."""
@@ -64,11 +64,15 @@ async def job_and_json(request: Request, office: Office, kind: type[T], most: in
     text = bearer(request)
     # Nobody has shown anything yet whose token is still to come in the body, so it is not given much room; but in open
     # mode the whole output comes with it.
-    data = await read_body(request, most if text is not None or office.open_mode else min(most, MAX_UNPROVEN))
-    text = text or parse_json(data, _InBody).token
+    if text is not None:
+        check_length_header(request, most)
+        token = job_token(office, text)
+        return token, parse_json(await read_body(request, most), kind)
+    data = await read_body(request, most if office.open_mode else min(most, MAX_UNPROVEN))
+    text = parse_json(data, _InBody).token
     if not text:
         raise _no_token("job")
-    return job_token(office, text), parse_json(data, kind)
+    return job_token(office, text), parse_json(data, kind, checked=True)
 
 
 def submitter(request: Request, office: Office, scope: Scope) -> Caller:
@@ -92,7 +96,7 @@ def access(request: Request, office: Office, scope: Scope) -> tuple[AccessClaims
     text = bearer(request)
     if text is None:
         raise _no_token("access")
-    claims = read_access_token(text, office.keys.token_public, origin=office.origin, now_s=office.now_s())
+    claims = read_access_token(text, office.keyring.known, origin=office.origin, now_s=office.now_s())
     require_scope(claims, scope)
     return claims, text
 
@@ -109,9 +113,10 @@ def enrolment(request: Request, office: Office) -> EnrolmentClaims | None:
     if text is None:
         raise _no_token("enrolment")
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
+    origin = office.keys.origin  # asked first: if a key was revoked, what was read under it is forgotten
     claims = office.enrolled.get(digest)
     if claims is None:
-        claims = read_enrolment_token(text, office.keys.token_public, origin=office.origin, now_s=office.now_s())
+        claims = read_enrolment_token(text, office.keyring.known, origin=origin, now_s=office.now_s())
         return office.enrolled.put(digest, claims)
     check_times(claims, office.now_s())
     return claims

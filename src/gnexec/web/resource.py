@@ -9,6 +9,8 @@ Numbers in a path are `{job:number}`: one too long for a job id is no such path,
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,11 +23,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gnexec.desk.meters import request_served
 from gnexec.desk.office import Office
 from gnexec.errors import GnexecError, Refused, StoreAway
 from gnexec.shapes import Problem
+from gnexec.web.gate import HELD, Rank, rank_of
+from gnexec.web.waiting import WAITED_S, drop_body
 
 log = structlog.get_logger("gnexec.web")
+RETRY_S: Final = {429: (1, 4), 503: (2, 8)}
+"""After how long a client should come again, seconds by status: anything between, so that they do not come at once."""
 encode = msgspec.json.Encoder().encode
 
 Handler = Callable[[Request, Office], Awaitable[Response]]
@@ -81,31 +88,46 @@ class Operation:
 
 
 class Resource:
-    """An ASGI application for the operations of one path."""
+    """An ASGI application for the operations of one path.
+
+    Attributes:
+        path: the path's template, as Starlette writes it.
+    """
 
     def __init__(self, operations: list[Operation]) -> None:
         """Serve these operations, all of one path."""
-        self._handlers: dict[str, Handler] = {}
+        self.path = operations[0].path
+        self._handlers: dict[str, tuple[Handler, Rank, bool]] = {}
         for operation in operations:
-            self._handlers[operation.method] = operation.handler
+            rank = rank_of(operation.method, operation.path)
+            self._handlers[operation.method] = found = operation.handler, rank, operation.body is not None
             if operation.method == "GET" and operation.head:
-                self._handlers["HEAD"] = operation.handler
+                self._handlers["HEAD"] = found
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             return
-        handler = self._handlers.get(scope["method"])
-        if handler is None:
+        began = time.perf_counter()
+        found = self._handlers.get(scope["method"])
+        if found is None:
             response = problem(Refused("method_not_allowed", f"{scope['method'][:20]} is not possible here."))
             response.headers["Allow"] = ", ".join(sorted(self._handlers))
         else:
+            handler, rank, has_body = found
+            state = scope["app"].state
             try:
-                response = await handler(Request(scope, receive), scope["app"].state.office)
+                state.gate.check(rank, scope)
+                if not has_body:
+                    drop_body(scope)
+                response = await handler(Request(scope, receive), state.office)
             except ClientDisconnect:
                 return
             except Exception as err:  # noqa: BLE001 -- whatever goes wrong must be answered
                 response = problem(err)
+            finally:
+                state.gate.bodies.give(scope.pop(HELD, 0))
+        request_served(scope["method"], self.path, response.status_code, _taken_s(began, scope))
         await response(scope, receive, send)
 
 
@@ -122,6 +144,12 @@ class _Number(Convertor[int]):
 
 
 register_url_convertor("number", _Number())
+
+
+def _taken_s(began: float, scope: Scope) -> float:
+    """Return the seconds since `began` in which the request did not wait on purpose."""
+    waited: float = scope.get(WAITED_S, 0.0)
+    return max(time.perf_counter() - began - waited, 0.0)
 
 
 def reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:  # noqa: ANN401 -- any shape
@@ -153,6 +181,6 @@ def problem(err: Exception) -> Response:
         headers["WWW-Authenticate"] = f'Bearer error="{err.code}"'
     if err.status == 408:
         headers["Connection"] = "close"
-    if err.status == 503:
-        headers["Retry-After"] = "2"
+    if err.status in RETRY_S:
+        headers["Retry-After"] = str(random.randint(*RETRY_S[err.status]))  # noqa: S311 -- spreads load only
     return Response(encode(body), err.status, headers, "application/problem+json")

@@ -46,7 +46,10 @@ async def submit(request: Request, office: Office) -> Response:
     bodies.check_json_media(request)
     data = await bodies.read_body(request, office.settings.max_body_bytes)
     many = bodies.parse_json(data, _Many).jobs is not msgspec.UNSET
-    asked = bodies.parse_json(data, ManyJobs).jobs if many else [bodies.parse_json(data, JobBody)]
+    if many:
+        asked = bodies.parse_json(data, ManyJobs, checked=True).jobs
+    else:
+        asked = [bodies.parse_json(data, JobBody, checked=True)]
     key = request.headers.get("idempotency-key")
     reading.check_length("Idempotency-Key", key, 255)
     views, created = await submitting.submit(office, caller, asked, key=key)
@@ -144,22 +147,23 @@ async def events(request: Request, office: Office) -> Response:
     """Follow a job as server-sent events; `Last-Event-ID` resumes behind that entry."""
     caller = reading.submitter(request, office, Scope.READ)
     number = reading.job_id(request)
-    last = request.headers.get("last-event-id", "")
-    after = int(last) if last.isascii() and last.isdecimal() and len(last) < 16 else -1
+    after = history.Place.parse(request.headers.get("last-event-id", ""))
     await showing.show(office, caller, number)
     return EventSourceResponse(_follow(office, caller, number, after), headers={"Cache-Control": "no-store"})
 
 
-async def _follow(office: Office, caller: Caller, number: int, after: int) -> AsyncIterator[ServerSentEvent]:
+async def _follow(office: Office, caller: Caller, number: int, after: history.Place) -> AsyncIterator[ServerSentEvent]:
     async with office.feed.watching(number) as change:
+        shared = history.follow(office, caller, number)
         while not office.feed.closing:
             change.clear()
-            happenings, closed = await history.since(office, caller, number, after)
-            for happening in happenings:
-                after = happening.seq
-                data: dict[str, Any] = msgspec.to_builtins(happening)
-                yield ServerSentEvent(json.dumps(data), event=happening.what, id=str(happening.seq))
-            if closed:
+            story = await shared.story()
+            for place, happening in story.happenings:
+                if after.before(place):
+                    data: dict[str, Any] = msgspec.to_builtins(happening)
+                    yield ServerSentEvent(json.dumps(data), event=happening.what, id=str(place))
+                    after = place
+            if story.closed:
                 return
             await change.wait()
 

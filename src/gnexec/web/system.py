@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from importlib.metadata import version
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gnexec.core.events import JobState
 from gnexec.core.world import World
+from gnexec.desk import meters
 from gnexec.desk.office import Office
-from gnexec.errors import REFUSALS, Refused, StoreAway
+from gnexec.errors import REFUSALS, BadConfiguration, Refused, StoreAway
 from gnexec.shapes import HealthView, HeyView, ProblemKind
 from gnexec.tokens.jwk import export_set
 from gnexec.web.openapi import describe
@@ -43,7 +47,7 @@ async def readyz(_: Request, office: Office) -> Response:
     if trouble is None:
         try:
             await asyncio.to_thread(office.store.ping)
-        except StoreAway as err:
+        except (StoreAway, BadConfiguration) as err:
             trouble = str(err)
     if trouble is not None:
         raise Refused("unready", trouble, mend="See the operator's log.")
@@ -53,12 +57,7 @@ async def readyz(_: Request, office: Office) -> Response:
 async def metrics(_: Request, office: Office) -> Response:
     """Count, for Prometheus."""
     counted = await office.desk.ask(lambda view: _count(view.world))
-    registry = CollectorRegistry()
-    for (name, help_text), rows in counted.items():
-        gauge = Gauge(name, help_text, ["state"] if "" not in rows else [], registry=registry)
-        for label, value in rows.items():
-            (gauge.labels(label) if label else gauge).set(value)
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(await asyncio.to_thread(meters.show, counted), media_type=CONTENT_TYPE_LATEST)
 
 
 async def jwks(_: Request, office: Office) -> Response:
@@ -80,21 +79,43 @@ async def problem_kind(request: Request, _: Office) -> Response:
     return reply(ProblemKind(type=f"/problems/{code}", title=title, status=status))
 
 
-def _count(world: World) -> dict[tuple[str, str], dict[str, float]]:
+class _Counted(Collector):
+    """What the log tells, as gauges: the same wherever it is asked, since every server folds the same log."""
+
+    def __init__(self, gauges: list[GaugeMetricFamily]) -> None:
+        self._gauges = gauges
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Give them."""
+        return self._gauges
+
+
+def _gauge(name: str, told: str, rows: dict[str, float]) -> GaugeMetricFamily:
+    """Make a gauge with a row for each state, or with a single one, under ""."""
+    gauge = GaugeMetricFamily(name, told, labels=[] if "" in rows else ["state"])
+    for state, value in rows.items():
+        gauge.add_metric([state] if state else [], value)
+    return gauge
+
+
+def _count(world: World) -> _Counted:
     jobs = {str(state): float(world.jobs.count(state)) for state in (JobState.QUEUED, JobState.RUNNING)}
     outcomes: dict[str, float] = {}
     for worker in world.workers.values():
         for what, n in worker.tally.items():
             outcomes[what] = outcomes.get(what, 0) + n
     decided = {"succeeded": 0.0, "failed": 0.0, "cancelled": 0.0} | {str(k): float(v) for k, v in world.decided.items()}
-    return {
-        ("gnexec_jobs", "Open jobs by state."): jobs,
-        ("gnexec_jobs_decided_total", "Jobs decided since the log began, by state."): decided,
-        ("gnexec_attempts_total", "Attempts ended since the log began, by outcome."): outcomes or {"succeeded": 0.0},
-        ("gnexec_hand_outs_open", "Hand-outs that are open."): {"": float(len(world.hand_outs))},
-        ("gnexec_workers", "Workers ever seen."): {"": float(len(world.workers))},
-        ("gnexec_log_entries", "Entries in the log."): {"": float(world.size)},
-    }
+    attempts = outcomes or {"succeeded": 0.0}
+    return _Counted(
+        [
+            _gauge("gnexec_jobs", "Open jobs by state.", jobs),
+            _gauge("gnexec_jobs_decided", "Jobs decided since the log began, by state.", decided),
+            _gauge("gnexec_attempts_ended", "Attempts ended since the log began, by outcome.", attempts),
+            _gauge("gnexec_hand_outs_open", "Hand-outs that are open.", {"": float(len(world.hand_outs))}),
+            _gauge("gnexec_workers", "Workers ever seen.", {"": float(len(world.workers))}),
+            _gauge("gnexec_log_entries", "Entries in the log.", {"": float(world.size)}),
+        ]
+    )
 
 
 def operations() -> list[Operation]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from typing import Final
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -26,7 +29,10 @@ from gnexec.web import bodies, reading
 from gnexec.web.resource import Auth, Operation, Param, reply
 from gnexec.web.waiting import Patience
 
-RETRY_S = 5
+RETRY_S: Final = (3, 8)
+"""After how long one who got no work should ask again, seconds: anything between."""
+SHORTEST: Final = 0.85
+"""Least part of the time that a client would wait for work."""
 _NO_STORE = {"Cache-Control": "no-store"}
 _STATEMENTS = 256 << 10
 _ENROLMENT = 64 << 10
@@ -38,11 +44,13 @@ async def next_jobs(request: Request, office: Office) -> Response:
     n = reading.integer(request, "n", 1, MAX_BATCH)
     req = reading.request_id(request)
     wait = reading.wait_s(request)
-    found = await volunteering.next_jobs(office, worker, n=n or 1, req=req)
-    if found is None and wait:
+    if wait:
         found = await _wait_for_work(request, office, worker, n or 1, req, wait)
+    else:
+        found = await volunteering.next_jobs(office, worker, n=n or 1, req=req)
     if found is None:
-        links = {"Retry-After": str(RETRY_S), "Link": '</v1/workers/me/why>; rel="why"'}
+        after_s = random.randint(*RETRY_S)  # noqa: S311 -- spreads load only
+        links = {"Retry-After": str(after_s), "Link": '</v1/workers/me/why>; rel="why"'}
         return Response(status_code=204, headers=_NO_STORE | links)
     jobs, token = found
     return reply(jobs[0] if n is None else ManyJobWork(jobs=jobs, token=token), headers=_NO_STORE)
@@ -51,19 +59,35 @@ async def next_jobs(request: Request, office: Office) -> Response:
 async def _wait_for_work(
     request: Request, office: Office, worker: EnrolmentClaims | None, n: int, req: str | None, seconds: float
 ) -> tuple[list[JobWork], str] | None:
-    """Wait in line for work; a client that has gone is given none."""
-    patience = Patience(request, seconds)
+    """Wait in line for work; a client that has gone is given none.
+
+    Waits that begin together end apart, so that those who wait do not all come again at once.
+    """
+    patience = Patience(request, seconds * random.uniform(SHORTEST, 1.0))  # noqa: S311 -- spreads load only
+    kind = volunteering.kind(office, worker)
     try:
-        async with office.feed.idling() as wake:
-            found = await volunteering.next_jobs(office, worker, n=n, req=req)
-            while found is None and not office.feed.closing and await patience.until(wake):
-                wake.clear()  # first: a call that comes while the desk is asked is a new one
+        async with office.feed.idling(kind, n) as call:
+            found = None
+            if volunteering.may_have_work(office, worker, req):
+                found = await volunteering.next_jobs(office, worker, n=n, req=req)
+            while found is None and not _is_closing(office) and await patience.until(call):
+                if _is_closing(office):
+                    break
+                call.clear()  # first: a call that comes while the desk is asked is a new one
                 found = await volunteering.next_jobs(office, worker, n=n, req=req)
                 if found is None:
-                    office.feed.pass_on(wake)
+                    office.feed.pass_on(call, volunteering.kind(office, worker))
+                elif len(found[0]) < n:
+                    office.feed.pass_on(call)
+            if found is None and volunteering.was_answered(office, worker, req):
+                found = await volunteering.next_jobs(office, worker, n=n, req=req)
         return found
     finally:
         await patience.close()
+
+
+def _is_closing(office: Office) -> bool:
+    return office.feed.closing
 
 
 async def put_status(request: Request, office: Office) -> Response:

@@ -143,6 +143,8 @@ class Spool:
         """
         self._folder = folder
         self._entries: dict[Path, Entry] = {}
+        self._unkept: set[Path] = set()
+        """Folders that may be there, though their attempts could not be kept."""
         for path in sorted(folder.iterdir()):
             if path.is_dir():
                 attempt = _read(path / _ATTEMPT, Attempt)
@@ -171,25 +173,33 @@ class Spool:
         """Keep what a reply brought, then forget the request.
 
         Args:
-            attempts: what was handed out; those that are here already (the reply was a repetition) are passed over.
+            attempts: what was handed out; those that are or were here already (the reply was a repetition) are passed
+                over.
 
         Returns:
             The new entries; durable.
 
         Raises:
-            OSError: the disk does not take it.
+            OSError: the disk does not take it. Then nothing of it is kept, and the request is to be asked again.
         """
-        added = []
-        for attempt in attempts:
-            # A name of our own making: nothing that a server sends becomes a path.
-            path = self._folder / sha256_hex(f"{attempt.jti} {attempt.work.id}".encode())[:32]
-            if not path.exists():
-                (path / "blobs").mkdir(mode=0o700, parents=True)
-                _write(path / _ATTEMPT, msgspec.json.encode(attempt))
-                added.append(Entry(path, attempt, None))
-        if added:
-            _sync(self._folder)
-        (self._folder / _ASKING).unlink(missing_ok=True)
+        added: list[Entry] = []
+        try:
+            for attempt in attempts:
+                # A name of our own making: nothing that a server sends becomes a path.
+                path = self._folder / sha256_hex(f"{attempt.jti} {attempt.work.id}".encode())[:32]
+                if path not in self._entries and (path in self._unkept or not path.exists()):
+                    added.append(Entry(path, attempt, None))
+                    (path / "blobs").mkdir(mode=0o700, parents=True, exist_ok=True)
+                    _write(path / _ATTEMPT, msgspec.json.encode(attempt))
+            if added:
+                _sync(self._folder)
+            (self._folder / _ASKING).unlink(missing_ok=True)
+        except OSError:
+            for entry in added:
+                self._unkept.add(entry.folder)
+                shutil.rmtree(entry.folder, ignore_errors=True)
+            raise
+        self._unkept.clear()
         return added
 
 

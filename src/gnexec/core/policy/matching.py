@@ -23,7 +23,7 @@ class Obstacle:
 
     Attributes:
         code: no_work, quota, owner_has_it, cores, memory_bytes, disk_bytes.
-        jobs: number of waiting jobs that it keeps from this worker.
+        jobs: number of waiting jobs that it keeps from this worker; where they are many, an upper bound.
         detail: a sentence.
     """
 
@@ -32,6 +32,10 @@ class Obstacle:
     detail: str
 
 
+MAX_AT_ONCE = 64
+"""Attempts in one hand-out, at most."""
+COUNTED = 64
+"""Jobs of a line that are counted one by one; an empty hand is not worth walking over a million."""
 NO_WORK = Obstacle("no_work", 0, "No job is waiting that you could take.")
 
 
@@ -62,27 +66,55 @@ def choose(world: World, worker: WorkerRecord, owner: str, n: int) -> list[int]:
         n: 1..64.
 
     Returns:
-        Job ids, at most n, and at most what its quota of open attempts leaves.
+        Job ids, at most n, and at most `room`.
     """
-    room = n if worker.id == ANONYMOUS else min(n, world.policy.max_open - worker.open)
-    if room <= 0:
+    most = min(n, room(world, worker))
+    if most <= 0:
         return []
-    return list(islice(world.ready.best_first(lambda key: obstacle(key, worker, owner) is None), room))
+    return list(islice(world.ready.best_first(lambda key: obstacle(key, worker, owner) is None), most))
+
+
+def room(world: World, worker: WorkerRecord) -> int:
+    """Return how many attempts more a worker may be given; perhaps none, or less.
+
+    A worker that takes work and is not heard of keeps jobs from others for as long as its leases last, at no cost to
+    itself. So where the policy says so, each such hand-out in a row halves what it may hold, down to one attempt; its
+    first sign of life gives it all back.
+    """
+    if worker.id == ANONYMOUS:
+        return MAX_AT_ONCE
+    policy = world.policy
+    most = max(1, policy.max_open >> worker.silent) if policy.silent_halves else policy.max_open
+    left = most - worker.open
+    return min(left, policy.max_owner_open - world.held.get(worker.owner, 0)) if policy.max_owner_open else left
 
 
 def explain(world: World, worker: WorkerRecord, owner: str) -> tuple[Obstacle, ...]:
     """Say why `choose` gives this worker nothing (or would give it less); at least one reason."""
-    if worker.id != ANONYMOUS and worker.open >= world.policy.max_open:
-        return (
-            Obstacle("quota", 0, f"You hold {worker.open} attempts; {world.policy.max_open} are allowed at a time."),
-        )
+    if room(world, worker) <= 0:
+        return (_quota(world, worker),)
     kept: Counter[str] = Counter()
     for key in world.ready.lines():
         code = obstacle(key, worker, owner)
         if code is not None:
-            kept[code] += sum(1 for _ in world.ready.jobs(key))
+            kept[code] += world.ready.count(key, COUNTED)
     found = tuple(Obstacle(code, jobs, _SENTENCES[code].format(jobs=jobs)) for code, jobs in kept.items() if jobs)
     return found or (NO_WORK,)
+
+
+def _quota(world: World, worker: WorkerRecord) -> Obstacle:
+    policy = world.policy
+    held = world.held.get(worker.owner, 0)
+    if worker.open >= policy.max_open:
+        detail = f"You hold {worker.open} attempts; {policy.max_open} are allowed at a time."
+    elif policy.max_owner_open and held >= policy.max_owner_open:
+        detail = f"All your workers hold {held} attempts; {policy.max_owner_open} are allowed at a time."
+    else:
+        detail = (
+            f"Nothing was heard of your last {worker.silent} hand-outs: while you hold {worker.open} attempts, you get "
+            "no more. Tell the status of one, or report a result."
+        )
+    return Obstacle("quota", 0, detail)
 
 
 _SENTENCES = {

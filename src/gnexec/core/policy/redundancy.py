@@ -18,6 +18,8 @@ FREE_PREEMPTIONS: Final = 32
 """Attempts of a job that volunteers may give back before it costs the job anything."""
 _FREE = frozenset({AttemptState.UNDELIVERED, AttemptState.PREEMPTED})
 """Outcomes that use up no budget: nobody's fault."""
+_SUCCEEDED: Final = AttemptState.SUCCEEDED
+_OPEN: Final = AttemptState.OPEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,8 @@ class Decision:
 
 def results(job: Job) -> list[Attempt]:
     """Return the attempts with a comparable result, in the order in which the results came."""
-    return sorted((a for a in job.attempts if a.state is AttemptState.SUCCEEDED), key=lambda a: (a.seq, a.number))
+    found = [a for a in job.attempts if a.state is _SUCCEEDED]
+    return found if len(found) < 2 else sorted(found, key=lambda a: (a.seq, a.number))
 
 
 def agreeing(job: Job, number: int, *, distinct_owners: bool) -> int:
@@ -63,8 +66,10 @@ def spent(job: Job) -> int:
     Being preempted is nobody's fault, so it has a budget of its own; a job that is given back even more often than that
     can run nowhere, or somebody sees to it that it does not.
     """
-    counted = sum(a.state not in _FREE for a in job.attempts)
-    preempted = sum(a.state is AttemptState.PREEMPTED for a in job.attempts)
+    counted = preempted = 0
+    for attempt in job.attempts:
+        counted += attempt.state not in _FREE
+        preempted += attempt.state is AttemptState.PREEMPTED
     return counted + max(0, preempted - FREE_PREEMPTIONS)
 
 
@@ -87,13 +92,13 @@ def replicas_needed(job: Job, *, distinct_owners: bool) -> int:
         return rule.replicas
     have = waiting = 0
     for attempt in job.attempts:
-        have += attempt.state is AttemptState.SUCCEEDED
-        waiting += attempt.state is AttemptState.OPEN
+        have += attempt.state is _SUCCEEDED
+        waiting += attempt.state is _OPEN
     best = min(have, 1)
     if job.comparisons:
         best = max(agreeing(job, a.number, distinct_owners=distinct_owners) for a in results(job))
-    wanted = max(rule.replicas - have - waiting, rule.quorum - best - waiting, 0)
-    return max(0, min(wanted, rule.max_attempts - spent(job)))
+    wanted = max(rule.replicas - have, rule.quorum - best) - waiting
+    return max(0, min(wanted, rule.max_attempts - spent(job))) if wanted > 0 else 0
 
 
 def decision(job: Job, *, distinct_owners: bool) -> Decision | None:
@@ -105,7 +110,7 @@ def decision(job: Job, *, distinct_owners: bool) -> Decision | None:
     """
     rule = job.terms.redundancy
     for result in results(job):
-        if agreeing(job, result.number, distinct_owners=distinct_owners) >= rule.quorum:
+        if rule.quorum == 1 or agreeing(job, result.number, distinct_owners=distinct_owners) >= rule.quorum:
             return Decision(JobState.SUCCEEDED, result.number, "quorum")
     if sum(a.state is AttemptState.FAILED for a in job.attempts) >= rule.max_failures:
         return Decision(JobState.FAILED, None, "failures")

@@ -1,7 +1,7 @@
 """Comparing two results, as far as digests alone can tell.
 
 The validator "exact/1" needs only the voted digests, which are in the log, so it is decided here. Validators that must
-open blobs are run outside the core and hand in their finding as a `Compared` event; both look the same to decisions.
+open blobs are run outside the core and hand in what they found as a `Compared`; both look the same to decisions.
 """
 
 from __future__ import annotations

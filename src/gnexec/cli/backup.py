@@ -1,0 +1,161 @@
+"""`gnexec db backup` and `gnexec db restore`: all that a server cannot make again, copied out and put back.
+
+A backup is a data folder: log, blobs, private and public keys. It can be verified like one (`gnexec log verify BACKUP`)
+and served. It is made while the server serves; made anew over an older one, it copies only what changed.
+
+A backup does not hold `published`, the newest checkpoint that the server has shown: that must be kept apart from what
+it is there to check.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from gnexec.cli.folders import Folder
+from gnexec.cli.output import Json, complain, json_line, line
+from gnexec.cli.values import Flag
+
+if TYPE_CHECKING:
+    from gnexec.settings import ServerSettings
+
+LOG = "log.sqlite"
+_UPLOADS = "uploads"
+"""What is being uploaded is no blob yet."""
+
+
+def backup(
+    to: Annotated[Path, Parameter(metavar="FOLDER")],
+    /,
+    *,
+    folder: Folder | None = None,
+    database: str | None = None,
+    without_log: Flag = False,
+    json: Json = False,
+) -> int:
+    """Copy log, blobs and keys into a folder, while the server may serve; one that has a backup is brought up to date.
+
+    The copy holds private keys: it is made readable by you alone, and must stay so.
+
+    Args:
+        to: Folder for the backup.
+        folder: see `Folder`.
+        database: Address of the log's database, sqlite:///FILE; else `log.sqlite` in the data folder.
+        without_log: Blobs and keys only, after the log was dumped by PostgreSQL's own tools.
+        json: see `Json`.
+    """
+    from gnexec.errors import BadConfiguration
+    from gnexec.keys import load
+    from gnexec.keys.files import make_dir
+    from gnexec.settings import ServerSettings
+    from gnexec.store.backup import copy_log, mirror
+
+    settings = ServerSettings(data=(folder or Folder()).data, database=database)
+    origin = load(settings.private_keys).origin
+    _refuse_other(to, origin)
+    if not without_log and not settings.database_url.startswith("sqlite:"):
+        msg = "This log is not in SQLite: dump it with pg_dump first, then add --without-log (docs/operate.md)."
+        raise BadConfiguration(msg)
+    make_dir(to, 0o700)
+    mirror(settings.private_keys, to / "keys", lambda path: not path.name.startswith(".") and path.name != "lock")
+    head = None if without_log else copy_log(_database(settings), to / LOG)
+    blobs = mirror(_blobs(settings), to / "blobs", lambda path: path.parts[0] != _UPLOADS)
+    mirror(settings.data / "public", to / "public", lambda path: not path.name.startswith("."))
+    entries = None if head is None else head.size
+    if json:
+        json_line({"path": str(to), "entries": entries, "blobs_copied": blobs})
+    else:
+        log = "Blobs and keys" if entries is None else f"The log's {entries} entries, blobs and keys"
+        line(f"{log} of {origin} are in {to}; {blobs} blobs were new.")
+    return 0
+
+
+def restore(
+    source: Annotated[Path, Parameter(metavar="FOLDER")],
+    /,
+    *,
+    folder: Folder | None = None,
+    json: Json = False,
+) -> int:
+    """Put a backup into the data folder, whose server must not run; a log that is there is moved aside, not removed.
+
+    Fails if the backup ends before a checkpoint that the server has published: such a log may not be served again.
+
+    Args:
+        source: Folder of the backup.
+        folder: see `Folder`.
+        json: see `Json`.
+    """
+    from gnexec.keys import load
+    from gnexec.keys.files import make_dir
+    from gnexec.store.backup import copy_log, mirror
+    from gnexec.store.lockfile import LockFile
+    from gnexec.store.published import newest_published
+
+    settings = (folder or Folder()).settings
+    origin = load(source / "keys").origin
+    _refuse_other(settings.data, origin)
+    make_dir(settings.data, 0o700)
+    size, aside = None, None
+    if (source / LOG).exists():
+        with LockFile(_database(settings)):
+            aside = _move_aside(settings)
+            size = copy_log(source / LOG, _database(settings)).size
+    mirror(source / "blobs", _blobs(settings))
+    if not (settings.private_keys / "ring.json").exists():
+        mirror(source / "keys", settings.private_keys)
+        mirror(source / "public", settings.data / "public")
+    newest = newest_published(settings.published)
+    short = size is not None and newest is not None and newest.size > size
+    if json:
+        json_line(
+            {"entries": size, "aside": aside and str(aside), "short_of": newest.size if newest and short else None}
+        )
+    else:
+        line(f"{'Blobs and keys' if size is None else f'The log, of {size} entries, blobs and keys'} are back.")
+        if aside is not None:
+            line(f"The log that was there is in {aside}.")
+    if newest is not None and short:
+        complain(
+            f"A checkpoint of {newest.size} entries was published, so this log may not be served any more",
+            "Restore a newer backup, or begin another log: docs/operate.md, 'A backup that is too short'.",
+        )
+        return 1
+    return 0
+
+
+def _refuse_other(folder: Path, origin: str) -> None:
+    """Make sure that a folder has no keys, or those of this log."""
+    from gnexec.errors import BadConfiguration
+    from gnexec.keys import load
+
+    if (folder / "keys" / "ring.json").exists() and (found := load(folder / "keys").origin) != origin:
+        msg = f"{folder} is of the log {found}, not of {origin}: give another folder."
+        raise BadConfiguration(msg)
+
+
+def _database(settings: ServerSettings) -> Path:
+    from gnexec.migrate import sqlite_path
+
+    return sqlite_path(settings.database_url)
+
+
+def _blobs(settings: ServerSettings) -> Path:
+    return settings.data / "blobs"
+
+
+def _move_aside(settings: ServerSettings) -> Path | None:
+    """Move the log that is there away, with its write-ahead log, which would be taken for the restored one's."""
+    import time
+
+    database = _database(settings)
+    if not database.exists():
+        return None
+    aside = settings.data / f"replaced-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    aside.mkdir(mode=0o700)
+    for name in (database.name, f"{database.name}-wal", f"{database.name}-shm"):
+        if (database.parent / name).exists():
+            (database.parent / name).rename(aside / name)
+    return aside
