@@ -30,6 +30,16 @@ from gnexec.store.pgkeys import NO_SERVER, ONE_AT_A_TIME
 
 MEND: Final = "Run `gnexec db upgrade`."
 
+POSTGRES_SETTINGS: Final = (
+    # Whatever is the default of a role or a database: a migration may take its time, but waits for nobody for ever.
+    "SET statement_timeout = 0",
+    "SET lock_timeout = '60s'",
+    "SET idle_in_transaction_session_timeout = 0",
+    "SET default_transaction_read_only = off",
+    "SET default_transaction_isolation = 'read committed'",
+    "SET synchronous_commit = on",
+)
+
 
 def script_location() -> Path:
     """Return the folder of the migrations: `gnexec/_alembic` when installed, `alembic/` in a checkout.
@@ -197,6 +207,9 @@ def connected_postgres(address: PgAddress) -> Iterator[Connection]:
     engine = create_engine("postgresql+psycopg://", creator=lambda: connect_driver(address), poolclass=NullPool)
     try:
         with engine.connect() as connection:
+            for setting in POSTGRES_SETTINGS:
+                connection.exec_driver_sql(setting)
+            connection.commit()
             yield connection
     except OperationalError as err:
         msg = f"{address.shown}: {' '.join(str(err.orig).split())}"

@@ -199,9 +199,7 @@ def job_is_decided_without_quorum() -> tuple[Dispatcher, int]:
     desk, held = working()
     desk.report(held)
     return desk, desk.forge(
-        JobsDecided(
-            decided=[JobDecided(job=1, revision=1, state=JobState.SUCCEEDED, canonical=1, reason="quorum")]
-        )
+        JobsDecided(decided=[JobDecided(job=1, revision=1, state=JobState.SUCCEEDED, canonical=1, reason="quorum")])
     )
 
 
@@ -235,9 +233,7 @@ def comparison_is_made_up() -> tuple[Dispatcher, int]:
     desk, held = working()
     desk.report(held)
     desk.report(desk.take("bob"), "wrong")
-    return desk, desk.forge(
-        ResultsCompared(found=[Compared(job=1, a=1, b=2, equal=True, validator="exact/1", why="")])
-    )
+    return desk, desk.forge(ResultsCompared(found=[Compared(job=1, a=1, b=2, equal=True, validator="exact/1", why="")]))
 
 
 def decision_is_left_out() -> tuple[Dispatcher, int]:

@@ -119,7 +119,7 @@ def findings(capsys: Captured, *arguments: str) -> tuple[int, dict[str, dict[str
 def test_doctor_says_what_works_and_fails_only_for_what_is_wrong(home: Path, capsys: Captured) -> None:
     """A line for each thing; who has no server and no keys is not ill; what is wrong has a mend."""
     status, found = findings(capsys, "--data", str(home))
-    assert found.keys() == {"python", "sqlite", "user namespaces", "sandbox", "disk", "server keys", "server"}
+    assert found.keys() == {"python", "sqlite", "user namespaces", "sandbox", "disk", "server keys", "log", "server"}
     assert found["server"]["grade"] == found["server keys"]["grade"] == "note"
     bad = [finding for finding in found.values() if finding["grade"] == "bad"]
     assert all(finding["mend"] for finding in bad)

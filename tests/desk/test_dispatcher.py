@@ -19,6 +19,7 @@ from gnexec.core.commands import (
     Command,
     Directive,
     Enrol,
+    Lapse,
     NextJobs,
     NoWork,
     Progress,
@@ -95,7 +96,7 @@ async def closed_gate(store: GatedStore, desk: Dispatcher) -> asyncio.Future[Any
     """Close the gate, and ask something that waits there, so that all that follows is one batch."""
     store.gate.clear()
     store.waiting.clear()
-    asked = asyncio.ensure_future(desk.ask(lambda _: None))
+    asked = asyncio.ensure_future(desk.do(Lapse()))
     await asyncio.to_thread(store.waiting.wait, 60)
     return asked
 

@@ -131,6 +131,10 @@ def test_short_backup_is_refused_and_the_procedure_of_the_docs_leads_on(tmp_path
     assert refused.returncode == 1
     assert f"a checkpoint of {published} was published" in refused.stderr
     assert "docs/operate.md" in refused.stderr
+    examined = [json.loads(line) for line in gnexec("doctor", "--json", "--data", str(data)).stdout.splitlines()]
+    (found,) = [finding for finding in examined if finding["subject"] == "log"]
+    assert found["grade"] == "bad"
+    assert f"a checkpoint of {published} was published" in found["detail"]
     assert "Traceback" not in refused.stderr
 
     # What was there before is not lost: it is put back as it was, and goes on.

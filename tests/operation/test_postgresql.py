@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import yaml  # type: ignore[import-untyped]
 
@@ -18,6 +19,7 @@ from tests.databases import Cluster, binaries, shared
 from tests.docs.console import ROOT
 from tests.operation.test_backup import checkpoint, gnexec, work
 from tests.serving import ORIGIN, Server, running_server
+from tests.worker.agents import until
 
 OPEN = ("--open",)
 SAID = "postgresql://gnexec@db/gnexec"
@@ -79,10 +81,19 @@ def test_database_that_lost_commits_while_it_was_served_stops_the_server(cluster
                 db.execute("DELETE FROM entries WHERE seq >= %s", (before[0],))
                 db.execute("DELETE FROM refs WHERE seq >= %s", (before[0],))
                 db.execute("UPDATE head SET size = %s, note = %s", before)
-        with Client(server.url, patience_s=0) as client, pytest.raises(Exception, match=r"."):
-            client.submit(["echo", "second history"])
-        assert server.kill(signal.SIGTERM) is not None
-        assert gnexec("serve", "--data", str(tmp_path), "--database", url, "--open", "--port", "0").returncode == 1
+        refused = until(lambda: _why_unready(server.url), "the server to notice")
+        assert "was published" in refused
+        assert httpx2.post(f"{server.url}/v1/jobs", json={"argv": ["echo", "second history"]}).status_code == 503
+        server.kill(signal.SIGTERM)
+        again = gnexec("serve", "--data", str(tmp_path), "--database", url, "--open", "--port", "0")
+        assert again.returncode == 1
+        assert "was published" in again.stderr
+
+
+def _why_unready(url: str) -> str:
+    """Return why a server is not ready, or nothing if it is."""
+    reply = httpx2.get(f"{url}/readyz")
+    return "" if reply.status_code == 200 else str(reply.json()["detail"])
 
 
 def test_servers_of_the_compose_file_serve_one_log(cluster: Cluster, tmp_path: Path) -> None:

@@ -234,7 +234,7 @@ def test_head_read_under_the_lock_is_the_newest_whatever_the_role_says(url: str)
         "default_transaction_read_only = on",
     ):
         raw(url, f"ALTER DATABASE {name} SET {setting}")
-    with opened_by_owner(url) as one, closing(PostgresStore(url)) as two:
+    with opened(url) as one, opened(url) as two:
         with ThreadPoolExecutor(1) as thread:
             with one.batch() as batch:
                 batch.append(grow(0, 2))
@@ -242,14 +242,6 @@ def test_head_read_under_the_lock_is_the_newest_whatever_the_role_says(url: str)
                 await_that(lambda: raw(url, "SELECT 1 FROM pg_locks WHERE NOT granted") != [])
             waiting.result()
         assert two.entries(0, 9) == [entry(seq) for seq in range(5)]
-
-
-@contextmanager
-def opened_by_owner(url: str) -> Iterator[PostgresStore]:
-    """Make the schema without the settings of the database's role, and open the store with them."""
-    migrate.upgrade(f"{url}&options=-cdefault_transaction_read_only%3Doff")
-    with opened(url) as store:
-        yield store
 
 
 def test_lock_held_too_long_by_another_is_away(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ The power goes at any write, cut, sync or deletion: while a commit is written, w
 the database, while a server starts on what the last loss has left. `synchronous = NORMAL` is the canary: the same lives
 under it must lose acknowledged batches, or these tests could not see a loss.
 
-GNEXEC_TORTURE=1000 lives a thousand lives; GNEXEC_SEED names one to live again.
+GNEXEC_TORTURE=10 lives a thousand lives; GNEXEC_SEED names one to live again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from structlog.testing import capture_logs
 
 from gnexec import migrate
 from gnexec.core.commands import Enrol, JobRequest, NextJobs
@@ -42,7 +43,7 @@ from tests.store.driver import Connection
 from tests.store.power import Disk, Loss
 from tests.store.stores import content
 
-LIVES: Final = int(os.environ.get("GNEXEC_TORTURE", "30"))
+LIVES: Final = 100 * int(os.environ.get("GNEXEC_TORTURE", "0")) or 30
 SEEDS: Final = [int(os.environ["GNEXEC_SEED"])] if os.environ.get("GNEXEC_SEED") else list(range(LIVES))
 CUTS: Final = 4
 """Losses of power in one life."""
@@ -220,7 +221,8 @@ def live(
     left = Path(shutil.copytree(fresh, folder / "0"))
     for turn in range(1, CUTS + 1):
         disk = Disk(left, cut_at=round(chance.expovariate(1 / chance.choice((10, 100, 600)))))
-        with powered(monkeypatch, disk, synchronous=synchronous, pages=chance.choice((4, 30, 1000))):
+        pages = chance.choice((4, 30, 1000))
+        with powered(monkeypatch, disk, synchronous=synchronous, pages=pages), capture_logs():
             with pytest.raises(GONE):
                 meet(left, told, chance, counts)
             assert disk.off, "something failed while the power was on"

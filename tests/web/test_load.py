@@ -299,6 +299,18 @@ async def test_client_of_a_long_poll_that_leaves_is_forgotten_without_a_task_for
         assert len(asyncio.all_tasks()) == before
 
 
+async def test_part_of_a_head_behind_a_long_poll_does_not_cut_the_poll_off(
+    opened: Site, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not read yet cannot be late."""
+    monkeypatch.setattr(protocol, "HEAD_S", 0.1)
+    async with serving(opened) as (port, _):
+        client = connect(port)
+        await client.send(b"GET /jobs/next?wait=1 HTTP/1.1\r\nHost: x\r\n\r\n" + GET)
+        assert await client.status() == 204
+        assert await client.read() == b""
+
+
 async def test_connection_that_is_cut_while_requests_wait_behind_its_first_ends_in_order(
     opened: Site, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

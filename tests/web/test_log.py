@@ -225,7 +225,7 @@ async def test_receipts_of_a_job_tell_its_submission_results_and_decision(secure
     await ann.finish(await ann.take())
     assert await tags() == ["submitted/1"]
     await bob.finish(await bob.take())
-    assert await tags() == ["submitted/1", "results-reported/1", "results-reported/1", "job-decided/1"]
+    assert await tags() == ["submitted/1", "results-reported/1", "results-reported/1", "jobs-decided/1"]
 
 
 async def test_repeated_result_gets_a_receipt_under_the_newest_checkpoint(secured: Site) -> None:

@@ -1,127 +1,138 @@
-"""The benchmark: rounds that take turns, medians, and ratios to the trivial route of the same run."""
+"""The benchmark: what is asked for is opened, measured in rounds that take turns, and reported."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import statistics
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Final, TypeVar
 
-import msgspec
+import uvloop
 
-from gnexec.bench.servers import HOST, ORIGIN, access_token, gnexec_server, trivial_server
-from gnexec.bench.volunteer import Volunteer, cycles_per_second, gets_per_second
-from gnexec.bench.wire import Wire
-from gnexec.tokens.issued import Scope
+from gnexec.bench import crowd, history, local, stations
+from gnexec.bench.cores import beside_the_server
+from gnexec.bench.figures import Figure, Missing, Row, Sample, figure
+from gnexec.bench.goals import GROUPS, ROWS
+from gnexec.bench.profiling import Spent, watched
+from gnexec.bench.stations import Measurement, Plan, Station
 
-PER_POST = 1000
-JOB = {"argv": ["true"], "force_recompute": True}
+T = TypeVar("T")
+
+STATIONS: Final[tuple[tuple[Station, frozenset[str]], ...]] = (
+    (stations.trivial, frozenset({"get", "get-8"})),
+    (stations.sqlite, frozenset({"submit", "cycle", "cycle-8", "n16", "n64"})),
+    (stations.single, frozenset({"single"})),
+    (stations.postgresql, frozenset({"pg-submit", "pg-cycle", "pg-n64"})),
+    (local.sqlite_appends, frozenset(f"sqlite-{way}-{group}" for way in ("raw", "store") for group in GROUPS)),
+    (local.postgres_appends, frozenset(f"pg-{way}-{group}" for way in ("raw", "store") for group in GROUPS)),
+    (local.signatures, frozenset({"openssl-sign", "sign", "openssl-verify", "verify"})),
+    (history.replay, frozenset({"read", "fold"})),
+    (local.growth, frozenset({"append-small", "append-large"})),
+    (crowd.memory, frozenset({"memory", "resident"})),
+    (history.restart, frozenset({"restart", "restart-cpu", "restart-cold"})),
+    (crowd.idle, frozenset({"idle", "idle-memory"})),
+)
+"""In the order in which they take turns, with the names of what each of them measures."""
+NAMES: Final = frozenset[str]().union(*(names for _, names in STATIONS))
+ONCE: Final = frozenset(
+    {
+        "append-small",
+        "append-large",
+        "memory",
+        "resident",
+        "restart",
+        "restart-cpu",
+        "restart-cold",
+        "idle",
+        "idle-memory",
+    }
+)
+"""What is measured in the first round only."""
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One measured figure.
-
-    Attributes:
-        value: median over the rounds. unit: of the value.
-        ratio: to the trivial route in the same rounds, or None where it makes no sense.
-        must, goal: ratios that PERFORMANCE goals ask for, or None.
-    """
-
-    name: str
-    value: float
-    unit: str
-    ratio: float | None = None
-    must: float | None = None
-    goal: float | None = None
-
-
-def run(rounds: int, seconds: float, open_jobs: int, tell: Callable[[str], None]) -> list[Figure]:
-    """Measure everything.
+def run(plan: Plan, topics: Sequence[str], rounds: int) -> list[Figure]:
+    """Measure, and work the figures out.
 
     Args:
-        rounds: rounds of each measurement, taking turns; 1..
-        seconds: length of one measurement.
-        open_jobs: jobs that wait while memory is read.
-        tell: called with a line before each step.
+        plan: how much; its folder is replaced by one that is removed again.
+        topics: some of `TOPICS`, or none for all.
+        rounds: of each measurement, 1...
     """
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) > 1:
-        os.sched_setaffinity(0, set(cores[1:]))
-    try:
-        return asyncio.run(_run(rounds, seconds, open_jobs, tell))
-    finally:
-        os.sched_setaffinity(0, set(cores))
+    rows = [row for row in ROWS if not topics or row.topic in topics]
+    with tempfile.TemporaryDirectory(prefix="gnexec-bench-") as folder, beside_the_server():
+        work = _measure(replace(plan, folder=Path(folder)), _wanted(rows), rounds)
+        samples, missing = _looped(work)
+    return [figure(_worded(row, plan), samples, missing) for row in rows]
 
 
-async def _run(rounds: int, seconds: float, open_jobs: int, tell: Callable[[str], None]) -> list[Figure]:
-    with tempfile.TemporaryDirectory(prefix="gnexec-bench-") as folder:
-        data = Path(folder)
-        with trivial_server() as trivial, gnexec_server(data) as server:
-            submit = access_token(data, "bench", Scope.SUBMIT)
-            enrol = access_token(data, "bench", Scope.ENROL)
-            volunteers = [await Volunteer.enrol(HOST, server.port, ORIGIN, enrol) for _ in range(32)]
-            figures: dict[str, list[float]] = {}
-            for number in range(rounds):
-                tell(f"round {number + 1} of {rounds}")
-                figures.setdefault("GET, 32 connections", []).append(
-                    await gets_per_second(HOST, trivial.port, 32, seconds)
-                )
-                figures.setdefault("submit", []).append(await _submit(server.port, submit, 30_000))
-                figures.setdefault("n=1", []).append(await cycles_per_second(volunteers, 1, seconds))
-                figures.setdefault("GET, 8 connections", []).append(
-                    await gets_per_second(HOST, trivial.port, 8, seconds)
-                )
-                figures.setdefault("n=64", []).append(await cycles_per_second(volunteers[:8], 64, seconds))
-            memory = await _memory(submit, open_jobs, tell)
-    return _figures(figures, memory, open_jobs)
+def profile(plan: Plan, name: str, to: Path) -> list[Spent]:
+    """Measure one thing while the server under it is watched by py-spy.
+
+    Args:
+        plan: how much.
+        name: of a measurement with a server.
+        to: a folder; `profile-NAME.svg` (flame graph) and `profile-NAME.txt` (stacks with counts) are made in it.
+
+    Returns:
+        The functions in which the server was, most first.
+
+    Raises:
+        Missing: there is no py-spy, it may not look, or nothing of that name has a server.
+    """
+    station = next((station for station, names in STATIONS if name in names), None)
+    if station is None:
+        msg = f"nothing is called {name!r} here; take one of: {', '.join(sorted(NAMES))}"
+        raise Missing(msg)
+
+    async def work(at: Plan) -> list[Spent]:
+        async with station(at) as offered:
+            await offered[name].act()  # what is made on first use is not what takes the time
+            return await watched(offered[name], to / f"profile-{name}", plan.seconds)
+
+    with tempfile.TemporaryDirectory(prefix="gnexec-bench-") as folder, beside_the_server():
+        return _looped(work(replace(plan, folder=Path(folder))))
 
 
-def _figures(rates: dict[str, list[float]], memory: tuple[int, int], open_jobs: int) -> list[Figure]:
-    many, few = rates["GET, 32 connections"], rates["GET, 8 connections"]
-
-    def figure(name: str, key: str, base: list[float], must: float | None, goal: float | None) -> Figure:
-        ratio = statistics.median(a / b for a, b in zip(rates[key], base, strict=True))
-        return Figure(name, statistics.median(rates[key]), "/s", ratio, must, goal)
-
-    resident, growth = memory
-    return [
-        figure("trivial Starlette GET, 32 connections", "GET, 32 connections", many, None, None),
-        figure("durable signed cycle, one job a request, 32 connections", "n=1", many, 0.09, 0.15),
-        figure("trivial Starlette GET, 8 connections", "GET, 8 connections", few, None, None),
-        figure("durable signed cycle, n=64, 8 connections", "n=64", few, 1.9, 4.0),
-        figure("submit, 1,000 jobs a POST", "submit", many, 3.0, 15.0),
-        Figure(f"resident memory with {open_jobs:,} open jobs", resident / (1 << 20), "MiB"),
-        Figure("memory for each open job", growth / open_jobs, "B"),
-    ]
+def _looped(work: Coroutine[Any, Any, T]) -> T:
+    """Run in the fastest event loop, or the load would be the limit."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
 
 
-async def _submit(port: int, token: str, jobs: int) -> float:
-    """Hand in jobs, 1,000 a request; return jobs per second."""
-    body = msgspec.json.encode({"jobs": [JOB] * PER_POST})
-    wire = await Wire.open(HOST, port)
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    for _ in range(-(-jobs // PER_POST)):
-        status, answer = await wire.call(b"POST", b"/v1/jobs", token.encode(), body)
-        if status != 201:
-            raise ConnectionError(answer.decode())
-    wire.close()
-    return jobs / (loop.time() - began)
+def _wanted(rows: Sequence[Row]) -> frozenset[str]:
+    return frozenset(name for row in rows for name in (row.of, row.over) if name is not None)
 
 
-async def _memory(_: str, open_jobs: int, tell: Callable[[str], None]) -> tuple[int, int]:
-    """Return resident bytes of a fresh server with that many open jobs, and by how much it grew."""
-    tell(f"memory with {open_jobs:,} open jobs")
-    with tempfile.TemporaryDirectory(prefix="gnexec-bench-") as folder:
-        data = Path(folder)
-        with gnexec_server(data) as server:
-            token = access_token(data, "bench", Scope.SUBMIT)
-            await _submit(server.port, token, PER_POST)
-            before = server.resident_bytes()
-            await _submit(server.port, token, open_jobs - PER_POST)
-            after = server.resident_bytes()
-            return after, after - before
+async def _measure(
+    plan: Plan, wanted: frozenset[str], rounds: int
+) -> tuple[Mapping[str, list[Sample]], Mapping[str, str]]:
+    """Open the stations that are needed, and let what is wanted of them take turns."""
+    samples: dict[str, list[Sample]] = {}
+    missing: dict[str, str] = {}
+    async with AsyncExitStack() as stack:
+        offered: dict[str, Measurement] = {}
+        for station, names in STATIONS:
+            if names & wanted:
+                try:
+                    offered |= await stack.enter_async_context(station(plan))
+                except Missing as err:
+                    missing |= dict.fromkeys(names, str(err))
+        for number in range(rounds):
+            plan.tell(f"round {number + 1} of {rounds}")
+            for name, measure in offered.items():
+                if name in wanted and name not in missing and not (number and name in ONCE):
+                    try:
+                        samples.setdefault(name, []).append(await measure.act())
+                    except Missing as err:
+                        missing[name] = str(err)
+    return samples, missing
+
+
+def _worded(row: Row, plan: Plan) -> Row:
+    small, large = plan.growth
+    sizes = {"events": plan.events, "entries": plan.entries, "open_jobs": plan.open_jobs, "polls": plan.polls}
+    words = {name: f"{size:,}" for name, size in (sizes | {"small": small, "large": large}).items()}
+    return replace(row, what=row.what.format_map(words))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import subprocess
@@ -20,6 +19,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from gnexec import keys
+from gnexec.bench.cores import server_core
 from gnexec.tokens.issued import Scope
 
 ORIGIN = "bench.example/gnexec"
@@ -38,20 +38,31 @@ class Server:
         """Return its resident memory."""
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
+    def cpu_s(self) -> float:
+        """Return the processor time that it has used, user and system, seconds."""
+        used = psutil.Process(self.process.pid).cpu_times()
+        return float(used.user + used.system)
+
 
 @contextmanager
-def gnexec_server(data: Path) -> Iterator[Server]:
-    """Run `gnexec serve` over a new SQLite log in `data`."""
+def gnexec_server(data: Path, *flags: str, program: str = "gnexec") -> Iterator[Server]:
+    """Run `gnexec serve` over a new log, with new keys in `data`; see `serving`."""
     keys.new_keys(data / "keys", data / "public", ORIGIN)
-    with serving(data) as server:
+    with serving(data, *flags, program=program) as server:
         yield server
 
 
 @contextmanager
-def serving(data: Path) -> Iterator[Server]:
-    """Run `gnexec serve` over what is in `data`; it has answered by then."""
-    flags = ["--data", str(data), "--port", "0", "--allow-raw", "--max-open", "100000"]
-    with _running([sys.executable, "-m", "gnexec", "serve", *flags]) as server:
+def serving(data: Path, *flags: str, program: str = "gnexec") -> Iterator[Server]:
+    """Run `gnexec serve` over what is in `data`; it has answered by then.
+
+    Args:
+        data: with keys.
+        flags: more of them; without `--database` the log is a SQLite file in `data`.
+        program: the module that is run: `gnexec`, or one that starts it differently.
+    """
+    all_flags = ["--data", str(data), "--port", "0", "--allow-raw", "--max-open", "100000", *flags]
+    with _running([sys.executable, "-m", program, "serve", *all_flags]) as server:
         yield server
 
 
@@ -78,14 +89,16 @@ def access_token(data: Path, name: str, *scopes: Scope) -> str:
 @contextmanager
 def _running(command: list[str]) -> Iterator[Server]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) > 1:
-        psutil.Process(process.pid).cpu_affinity([cores[0]])
+    core = server_core()
+    if core is not None:
+        psutil.Process(process.pid).cpu_affinity([core])
     try:
         yield Server(_port(process), process)
     finally:
         process.terminate()
         process.wait(30)
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def _port(process: subprocess.Popen[str]) -> int:

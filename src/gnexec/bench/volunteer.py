@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from gnexec.bench.figures import Sample
 from gnexec.bench.wire import Wire
 from gnexec.core.events import Outcome
 from gnexec.core.spec import Manifest, Spec, Stored, encode_manifest, manifest_digests, voted_digest
@@ -156,8 +157,8 @@ class Volunteer:
         return f"{signed}.{b64url(self.key.sign(signed.encode()))}"
 
 
-async def cycles_per_second(volunteers: list[Volunteer], n: int, seconds: float) -> float:
-    """Let the volunteers work for some seconds; return jobs handed out and taken back, per second."""
+async def cycles(volunteers: list[Volunteer], n: int, seconds: float) -> Sample:
+    """Let the volunteers take `n` jobs at a time and answer for them, until the time is up or there is no more work."""
     until = time.perf_counter() + seconds
     done = 0
 
@@ -165,17 +166,17 @@ async def cycles_per_second(volunteers: list[Volunteer], n: int, seconds: float)
         nonlocal done
         while time.perf_counter() < until:
             count = await volunteer.cycle(n)
-            if not count:
-                await asyncio.sleep(0.01)
             done += count
+            if not count:
+                return
 
     began = time.perf_counter()
-    await asyncio.gather(*(work(v) for v in volunteers))
-    return done / (time.perf_counter() - began)
+    await asyncio.gather(*(work(volunteer) for volunteer in volunteers))
+    return Sample(done, time.perf_counter() - began)
 
 
-async def gets_per_second(host: str, port: int, connections: int, seconds: float) -> float:
-    """Fetch the trivial route over some connections; return requests per second."""
+async def gets(host: str, port: int, connections: int, seconds: float) -> Sample:
+    """Fetch the trivial route over some connections."""
     wires = [await Wire.open(host, port) for _ in range(connections)]
     until = time.perf_counter() + seconds
     done = 0
@@ -188,7 +189,7 @@ async def gets_per_second(host: str, port: int, connections: int, seconds: float
 
     began = time.perf_counter()
     await asyncio.gather(*(fetch(wire) for wire in wires))
-    rate = done / (time.perf_counter() - began)
+    wall_s = time.perf_counter() - began
     for wire in wires:
         wire.close()
-    return rate
+    return Sample(done, wall_s)

@@ -30,12 +30,7 @@ class Wire:
         Raises:
             ConnectionError: the server closed the connection.
         """
-        head = b"%s %s HTTP/1.1\r\nHost: %s\r\n" % (method, path, self._host)
-        if token:
-            head += b"Authorization: Bearer %s\r\n" % token
-        if body or method != b"GET":
-            head += b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
-        self._writer.write(head + b"\r\n" + body)
+        self.send(method, path, token, body)
         try:
             answer = await self._reader.readuntil(b"\r\n\r\n")
             status = int(answer[9:12])
@@ -45,6 +40,15 @@ class Wire:
         except asyncio.IncompleteReadError as err:
             msg = "the server closed the connection"
             raise ConnectionError(msg) from err
+
+    def send(self, method: bytes, path: bytes, token: bytes = b"", body: bytes = b"") -> None:
+        """Send a request, and leave its reply unread."""
+        head = b"%s %s HTTP/1.1\r\nHost: %s\r\n" % (method, path, self._host)
+        if token:
+            head += b"Authorization: Bearer %s\r\n" % token
+        if body or method != b"GET":
+            head += b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
+        self._writer.write(head + b"\r\n" + body)
 
     def close(self) -> None:
         """Close the connection."""

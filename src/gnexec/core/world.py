@@ -356,9 +356,7 @@ class World:
 
     # What a step means for one job and the indexes over it.
 
-    def _step(
-        self, job_id: int, step: Step, touched: set[LineKey], ended: dict[str, set[tuple[int, int]]]
-    ) -> None:
+    def _step(self, job_id: int, step: Step, touched: set[LineKey], ended: dict[str, set[tuple[int, int]]]) -> None:
         """Take one step of a job.
 
         Args:

@@ -233,12 +233,14 @@ class Dispatcher:
             try:
                 now_ms = self._clock.now_ms()
                 self._note_outage(now_ms)
-                if requests or self._due(now_ms):
-                    self._serve(requests)
+                due = self._due(now_ms)
+                if due or any(request.changes for request in requests):
+                    requests = self._record(requests)
                     self._served_ms = now_ms
                 else:
                     self._ledger.follow()
-                    self._tell()
+                self._answer(requests)
+                self._tell()
                 self._beat(now_ms)
                 if self._maker is not None:
                     self._maker.noticed(self._ledger.world.size)
@@ -259,7 +261,7 @@ class Dispatcher:
         with self._wake:
             if not self._queue and not self._stopping and not self._behind:
                 self._wake.wait(self._patience_s())
-            if not self._behind:
+            if not self._queue and not self._behind:
                 self._served_ms = 0  # woken by time: a batch is due
             self._behind = False
             if not self._queue and self._stopping:
@@ -299,11 +301,10 @@ class Dispatcher:
             self._store.pulse(now_ms)
             self._pulse_ms = now_ms
 
-    def _serve(self, requests: list[Request]) -> None:
-        """Decide, commit, and only then answer."""
-        served = self._record(requests)
+    def _answer(self, requests: list[Request]) -> None:
+        """Give the answers: what was decided is durable, and questions see it."""
         view = self._ledger.view()
-        for request in served:
+        for request in requests:
             if request.question is not None:
                 try:
                     request.answer = request.question(view)
@@ -311,8 +312,7 @@ class Dispatcher:
                     request.error = err
             elif request.command is not None and request.error is None:
                 request.answer = Sealed(request.answer, self._ledger.receipts(request.answer))
-        reply(served)
-        self._tell()
+        reply(requests)
 
     def _tell(self) -> None:
         """Tell the feeds what was committed, here or elsewhere."""

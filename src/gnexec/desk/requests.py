@@ -73,6 +73,11 @@ class Request:
     error: BaseException | None = None
 
     @property
+    def changes(self) -> bool:
+        """Whether there is something to decide or to keep; questions alone need no transaction."""
+        return self.command is not None or bool(self.grants)
+
+    @property
     def given_up(self) -> bool:
         """Whether whoever asked has gone away."""
         return self.future is not None and self.future.done()

@@ -19,9 +19,9 @@ import sqlite3
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
-from struct import Struct
 from typing import Final, Protocol
 
+import msgspec
 from sqlalchemy import BigInteger, Integer, LargeBinary, Table
 
 from gnexec import migrate
@@ -52,7 +52,8 @@ Row = tuple[Value, ...]
 Tell = Callable[[str, int, int], None]
 """Is told what is being done, rows done, and rows in all."""
 
-_LENGTH: Final = Struct("!q").pack
+_PACK: Final = msgspec.msgpack.Encoder().encode
+"""Turns a row into bytes that say where each value ends, and that no other row gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +199,7 @@ class _Watcher:
 
     @property
     def print(self) -> bytes:
-        """SHA-256 over the rows that passed, each value behind its length."""
+        """SHA-256 over the rows that passed, and where each value ends."""
         return self._hash.digest()
 
     def passed(self, rows: Iterable[Row]) -> Iterator[Row]:
@@ -212,12 +213,7 @@ class _Watcher:
             if tuple(map(type, row)) != self._types:
                 msg = f"the table {self._name} holds a value of another type than its column's, in row {count}"
                 raise CorruptLog(msg)
-            for value in row:
-                if isinstance(value, int):
-                    self._hash.update(_LENGTH(value))
-                else:
-                    data = value if isinstance(value, bytes) else value.encode()
-                    self._hash.update(_LENGTH(len(data)) + data)
+            self._hash.update(_PACK(row))
             count += 1
             if count % TOLD_EVERY == 0:
                 self._tell(self._what, count, self._total)

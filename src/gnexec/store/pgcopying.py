@@ -17,11 +17,6 @@ from gnexec.store.pgaddress import PgAddress
 FETCHED: Final = 64
 """Rows read at one time: few, since each may hold megabytes."""
 
-QUIET: Final = (
-    "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL lock_timeout = '5s'"
-)
-DURABLE: Final = "SET LOCAL synchronous_commit = on; SET LOCAL transaction_read_only = off"
-
 
 @contextmanager
 def postgres_end(url: str, *, writes: bool) -> Iterator[PostgresEnd]:
@@ -35,9 +30,8 @@ def postgres_end(url: str, *, writes: bool) -> Iterator[PostgresEnd]:
         db = cast("psycopg.Connection", connection.connection.driver_connection)
         try:
             with db.transaction():
-                kind = DURABLE if writes else "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
-                db.execute(kind)
-                db.execute(QUIET)
+                if not writes:
+                    db.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
                 yield PostgresEnd(db)
         except psycopg.Error as err:
             raise _translated(PgAddress.parse(url), err) from err

@@ -397,7 +397,7 @@ def checked_head(db: sqlite3.Connection) -> Head:
     """
     head = read_head(db)
     size = head.size
-    if not isinstance(size, int) or not isinstance(head.note, bytes):  # a damaged page, or any column's any type
+    if type(size) is not int or type(head.note) is not bytes:  # a damaged page may hold anything
         msg = "the head is not a size and a checkpoint"
         raise CorruptLog(msg)
     (last,) = db.execute(LAST).fetchone()

@@ -42,7 +42,7 @@ class Rank(IntEnum):
     ALWAYS = 4
 
 
-LATEST_S: Final = {Rank.WORK: 1.0, Rank.SUBMIT: 2.0, Rank.READ: 4.0, Rank.REPORT: 20.0}
+LATEST_S: Final = {Rank.WORK: 2.0, Rank.SUBMIT: 3.0, Rank.READ: 5.0, Rank.REPORT: 20.0}
 """Lateness, seconds, above which a rank is shed."""
 FULLEST: Final = {Rank.WORK: 0.125, Rank.SUBMIT: 0.25, Rank.READ: 0.5, Rank.REPORT: 1.0}
 """Share of the desk's queue above which a rank is shed."""

@@ -260,4 +260,7 @@ class PatientProtocol(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         self._timer = None
-        self._hang_up()
+        if self._in_head and self._served is not None and not self._served.response_complete:
+            self._start(HEAD_S)  # Nothing more of this head is read before the request ahead of it is served.
+        else:
+            self._hang_up()

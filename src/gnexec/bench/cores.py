@@ -1,0 +1,25 @@
+"""Which processor core does what: the server under test has one to itself, load and database share the others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+ALL = frozenset(os.sched_getaffinity(0))
+"""The cores that this process was started with."""
+
+
+def server_core() -> int | None:
+    """Return the core of the servers under test; None where there is only one."""
+    return min(ALL) if len(ALL) > 1 else None
+
+
+@contextmanager
+def beside_the_server() -> Iterator[None]:
+    """Keep this process, and those that it starts, off the servers' core meanwhile."""
+    os.sched_setaffinity(0, ALL - {server_core()} or ALL)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, ALL)
