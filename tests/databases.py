@@ -165,12 +165,12 @@ class Cluster:
             self._process = None
 
     def kill(self) -> None:
-        """Kill -9 the server and all its processes, and wait until they are gone."""
-        if self._process is not None:
-            family = psutil.Process(self._process.pid).children(recursive=True)
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        """Kill -9 the server and all its processes, and wait until they are gone; from any thread."""
+        process, self._process = self._process, None
+        if process is not None:
+            family = psutil.Process(process.pid).children(recursive=True)
+            process.kill()
+            process.wait()
             for each in family:
                 with suppress(psutil.NoSuchProcess):
                     each.kill()

@@ -19,7 +19,8 @@ from gnexec.core.events import (
     ResultsReported,
     WorkerEnrolled,
 )
-from gnexec.core.world import HandOut, World
+from gnexec.core.records import HandOut
+from gnexec.core.world import World
 from gnexec.errors import CorruptLog
 from gnexec.ids import unb64url
 from gnexec.tokens.forms import MAX_JOBS

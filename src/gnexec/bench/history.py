@@ -6,6 +6,7 @@ into an event. Folding does that and the rest of what a start does: the world, t
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
@@ -54,7 +55,7 @@ async def replay(plan: Plan) -> AsyncIterator[Mapping[str, Measurement]]:
             fold_all(log, log.head(), Sealer(ring.origin, ring.log_key), opening, None)
             return Sample(size, time.perf_counter() - began)
 
-        yield {"read": Measurement(reading), "fold": Measurement(folding)}
+        yield {"read": Measurement(reading, os.getpid()), "fold": Measurement(folding, os.getpid())}
 
 
 def _read_all(log: LogReader, size: int) -> None:

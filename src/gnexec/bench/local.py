@@ -7,6 +7,7 @@ the disk allow. The store writes refs, tiles and the signed head with them.
 
 from __future__ import annotations
 
+import os
 import secrets
 import sqlite3
 import time
@@ -92,7 +93,7 @@ def _appends(
         async def measured() -> Sample:
             return _repeated(lambda: append(group), seconds, group)
 
-        return Measurement(measured)
+        return Measurement(measured, os.getpid())
 
     ways = (("raw", raw), ("store", ours))
     return {f"{name}-{way}-{group}": measurement(append, group) for group in GROUPS for way, append in ways}
@@ -154,7 +155,7 @@ async def growth(plan: Plan) -> AsyncIterator[Mapping[str, Measurement]]:
                     appender.append(group)
                 return Sample(appender.size - first, time.perf_counter() - began)
 
-            return Measurement(measured)
+            return Measurement(measured, os.getpid())
 
         yield {"append-small": at(small), "append-large": at(large)}
 
@@ -180,7 +181,7 @@ async def signatures(plan: Plan) -> AsyncIterator[Mapping[str, Measurement]]:
         async def measured() -> Sample:
             return _repeated(way, plan.seconds * SHARE, 1)
 
-        return Measurement(measured)
+        return Measurement(measured, os.getpid())
 
     yield {name: measurement(way) for name, way in ways.items()}
 

@@ -1,10 +1,11 @@
-"""Where a server's time goes: py-spy looks at it from outside while it is under load."""
+"""Where time goes: py-spy looks from outside at the process that is at work."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
 import sys
+import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,10 +20,10 @@ MEND = "pip install py-spy"
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """A function of the server.
+    """A function of the process.
 
     Attributes:
-        own: share of the looks that found the server in it, 0..1. total: in it, or in what it called.
+        own: share of the looks that found the process in it, 0..1. total: in it, or in what it called.
     """
 
     function: str
@@ -31,25 +32,25 @@ class Spent:
 
 
 async def watched(measurement: Measurement, to: Path, seconds: float) -> list[Spent]:
-    """Measure while the server is looked at.
+    """Measure while the process at work is looked at.
 
     Args:
-        measurement: lasts for `seconds`, about; has a server.
+        measurement: repeated for `seconds`.
         to: `.svg` (a flame graph) and `.txt` (stacks with how often each was seen) are added to it.
         seconds: for how long to look.
 
     Returns:
-        Where the server was, by own share, most first. Waiting is not counted.
+        Where it was, by own share, most first. Waiting is not counted.
 
     Raises:
-        Missing: there is no py-spy, or it may not look, or there is no server.
+        Missing: there is no py-spy, or it may not look, or there is no such process.
     """
     spy = shutil.which("py-spy") or shutil.which("py-spy", path=str(Path(sys.executable).parent))
     if spy is None:
         msg = f"there is no py-spy: {MEND}"
         raise Missing(msg)
     if measurement.pid is None:
-        msg = "no server is under load there; take one that has a figure of CPU"
+        msg = "no process is at work there all the time; take another one"
         raise Missing(msg)
     for form, suffix in (("flamegraph", ".svg"), ("raw", ".txt")):
         looks = ["--rate", str(RATE_HZ), "--nonblocking", "--duration", str(max(int(seconds), 1))]
@@ -58,7 +59,9 @@ async def watched(measurement: Measurement, to: Path, seconds: float) -> list[Sp
             *words, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
         )
         try:
-            await measurement.act()
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                await measurement.act()
             said, _ = await looking.communicate()
         finally:
             with suppress(ProcessLookupError):

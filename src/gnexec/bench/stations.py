@@ -64,7 +64,7 @@ class Measurement:
 
     Attributes:
         act: measures it once; raises `Missing` where it cannot be done.
-        pid: of the server that is under load meanwhile, or None.
+        pid: of the process that is at work meanwhile, a server mostly; None where it is none in particular.
     """
 
     act: Callable[[], Awaitable[Sample]]

@@ -93,7 +93,7 @@ def copy(source: str, target: str, /, *, json: Json = False) -> int:
     else:
         line(f"The log's {copied.size} entries were copied and verified.")
         line("Serve it with --database and the same data folder, which holds its keys and blobs; servers on several")
-        line("hosts need the same keys, and share the blobs' folder (--blobs).")
+        line("hosts need the same keys, and share one folder of blobs.")
     return 0
 
 

@@ -11,165 +11,21 @@ Many is the native form: one event hands out several attempts, one reports sever
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 import msgspec
 
+from gnexec.core.serverevents import (
+    KeyAdded,
+    KeyCurrent,
+    KeyRetired,
+    KeyRevoked,
+    LogKeyAdded,
+    LogKeyRetired,
+    LogOpened,
+    OutageEnded,
+    PolicySet,
+)
 from gnexec.core.terms import Needs, Terms
-
-
-class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="t", kw_only=True):
-    """Base of all events; carries the tag."""
-
-
-class Word(StrEnum):
-    """A word of a closed vocabulary; hashed as the text that it is, since Enum's own hash is a function in Python."""
-
-    __hash__ = str.__hash__
-
-
-class AttemptState(Word):
-    """An attempt is open, or has one of these outcomes."""
-
-    OPEN = "open"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    EXPIRED = "expired"
-    """Its hard deadline passed while its worker was in contact."""
-    ABANDONED = "abandoned"
-    """Its lease passed: the worker fell silent, or made no progress."""
-    UNDELIVERED = "undelivered"
-    """Its lease passed without any contact; no blame, no budget."""
-    PREEMPTED = "preempted"
-    """The volunteer took the machine back; no blame on the job."""
-    UNNEEDED = "unneeded"
-    """The job was decided without it."""
-    CANCELLED = "cancelled"
-
-
-class JobState(Word):
-    """Where a job stands."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How one execution ended.
-
-    Attributes:
-        exit: exit status 0..255, or None when a signal or a limit ended it.
-        signal: name of the signal that ended it ("SIGSEGV"), or None.
-        limit: what stopped it from outside: cpu, wall, memory, disk, processes, stopped, preempted; or None.
-    """
-
-    exit: int | None = None
-    signal: str | None = None
-    limit: str | None = None
-
-    @property
-    def success(self) -> bool:
-        """Whether it ended by itself, with exit status 0."""
-        return self.exit == 0 and self.signal is None and self.limit is None
-
-    @property
-    def text(self) -> str:
-        """Say it in words: "success", "failure (exit 3)", "failure (SIGSEGV)", "limit (memory)"."""
-        if self.limit is not None:
-            return f"limit ({self.limit})"
-        if self.signal is not None:
-            return f"failure ({self.signal})"
-        return "success" if self.exit == 0 else f"failure (exit {self.exit})"
-
-
-class LogOpened(Event, frozen=True, tag="log-opened/1"):
-    """First entry of every log: its name and the key that signs its checkpoints.
-
-    Attributes:
-        origin: the log's name, which is also `iss` and `aud` of every token.
-        vkey: verifier key of the checkpoints (C2SP signed-note).
-    """
-
-    origin: str
-    vkey: str
-
-
-class KeyAdded(Event, frozen=True, tag="key-added/1"):
-    """A key joined the set that signs job, enrolment and access tokens.
-
-    Attributes:
-        kid: RFC 7638 thumbprint.
-        x: the Ed25519 public key, 32 bytes in base64url.
-    """
-
-    kid: str
-    x: str
-
-
-class KeyCurrent(Event, frozen=True, tag="key-current/1"):
-    """A key that was announced signs tokens from here on; the one before it is good for reading only."""
-
-    kid: str
-
-
-class KeyRetired(Event, frozen=True, tag="key-retired/1"):
-    """The last token that a key may have signed has expired: nothing is admitted under it any more."""
-
-    kid: str
-
-
-class KeyRevoked(Event, frozen=True, tag="key-revoked/1"):
-    """A key was stolen: no token under it is admitted from here on, whatever its time.
-
-    Hand-outs that are open here were made under such keys; as their workers cannot answer, they lapse without blame.
-    """
-
-    kid: str
-
-
-class LogKeyAdded(Event, frozen=True, tag="log-key-added/1"):
-    """From this entry on, checkpoints carry the signature of one more key.
-
-    Attributes:
-        vkey: its verifier key (C2SP signed-note).
-        endorsement: a signed note by which the newest log key before it vouches for it.
-    """
-
-    vkey: str
-    endorsement: str
-
-
-class LogKeyRetired(Event, frozen=True, tag="log-key-retired/1"):
-    """From this entry on, checkpoints carry no signature of this key."""
-
-    vkey: str
-
-
-class PolicySet(Event, frozen=True, tag="policy-set/2"):
-    """The operator's numbers that decisions depend on; in force from this entry on.
-
-    Attributes:
-        lease_s: length of a lease, seconds.
-        grace_s: added to the wall time asked for to give the attempt's hard deadline.
-        max_open: attempts that one worker may hold at a time.
-        distinct_owners: whether results must come from different owners to agree, and an owner gets a job once.
-            False only in open mode with the operator's word that all volunteers are trusted.
-        open: whether anyone may work unenrolled, and results need no signature.
-        max_owner_open: attempts that all workers of one owner may hold at a time; 0 for no limit.
-        silent_halves: whether each hand-out that a worker takes in silence, one after the other, halves what it may
-            hold, until it is heard of.
-    """
-
-    lease_s: int
-    grace_s: int
-    max_open: int
-    distinct_owners: bool
-    open: bool = False
-    max_owner_open: int = 0
-    silent_halves: bool = False
+from gnexec.core.words import AttemptState, Event, JobState, Outcome, Word
 
 
 class Offer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -398,13 +254,6 @@ class OwnerWithdrew(Event, frozen=True, tag="owner-withdrew/1"):
 
     owner: str
     jobs: list[int]
-
-
-class OutageEnded(Event, frozen=True, tag="outage-ended/1"):
-    """No server ran between these times; open leases were prolonged by that long."""
-
-    since_ms: int
-    until_ms: int
 
 
 class RefusalNoted(Event, frozen=True, tag="refusal-noted/1"):

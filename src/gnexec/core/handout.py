@@ -20,8 +20,9 @@ from gnexec.core.job import Job, evolve
 from gnexec.core.judge import Outfall
 from gnexec.core.policy.matching import choose, explain
 from gnexec.core.policy.prediction import attempt_ms
+from gnexec.core.records import HandOut, WorkerRecord, series
 from gnexec.core.steps import steps
-from gnexec.core.world import HandOut, WorkerRecord, World, series
+from gnexec.core.world import World
 from gnexec.errors import Refused
 from gnexec.ids import ANONYMOUS, attempt_id
 

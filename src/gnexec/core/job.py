@@ -201,7 +201,7 @@ def evolve(job: Job | None, step: Step) -> Job:
         case Join():
             return _join(job, step)
         case Create():
-            _illegal(job, "it was handed in already")
+            return _illegal(job, "it was handed in already")
         case Withdraw():
             return _withdraw(job, step)
         case _:

@@ -11,7 +11,6 @@ from typing import Final
 from gnexec.core.events import AnyEvent, Submitted
 from gnexec.core.steps import jobs_of
 
-
 SHELF: Final = 8
 """Consecutive jobs that are filed under one key."""
 

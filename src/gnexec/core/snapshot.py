@@ -26,8 +26,9 @@ from gnexec.core.keybook import KeyBook
 from gnexec.core.openjobs import SavedColumns
 from gnexec.core.policy.prediction import Statistics
 from gnexec.core.ready import LineKey
+from gnexec.core.records import HandOut, WorkerRecord
 from gnexec.core.terms import Terms
-from gnexec.core.world import HandOut, WorkerRecord, World
+from gnexec.core.world import World
 from gnexec.tlog.tiles import Tree
 
 FOLD: Final = 1

@@ -8,7 +8,6 @@ its own entries. It can be thrown away at any time and folded anew; nothing but 
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 import msgspec
@@ -17,7 +16,6 @@ from gnexec.core.events import (
     AnyEvent,
     AttemptsLapsed,
     AttemptState,
-    Effort,
     Equivocated,
     HandedOut,
     JobsDecided,
@@ -29,7 +27,6 @@ from gnexec.core.events import (
     LogKeyAdded,
     LogKeyRetired,
     LogOpened,
-    Offer,
     OutageEnded,
     OwnerWithdrew,
     PolicySet,
@@ -46,6 +43,7 @@ from gnexec.core.openjobs import OpenJobs
 from gnexec.core.policy.prediction import Statistics
 from gnexec.core.policy.redundancy import excluded_owners, replicas_needed
 from gnexec.core.ready import LineKey, Ready
+from gnexec.core.records import HandOut, WorkerRecord, newcomer, series
 from gnexec.core.steps import Compare, Create, Join, Lapse, Report, Step, steps
 from gnexec.core.terms import DataClass, Terms
 from gnexec.errors import IllegalTransition
@@ -56,66 +54,6 @@ MOST_TERMS: Final = 16_384
 MOST_SERIES: Final = 65_536
 """Series of jobs whose times are remembered."""
 DEFAULT_POLICY: Final = PolicySet(lease_s=300, grace_s=60, max_open=256, distinct_owners=True)
-
-
-class HandOut(msgspec.Struct, frozen=True, kw_only=True):
-    """An open hand-out: some of its attempts are open.
-
-    Attributes:
-        event: as it was handed out.
-        lease_until_ms: as extended since.
-        open: (job, attempt) pairs that are still open.
-        efforts: what each job had shown when the lease was last extended for it.
-        contacted: whether the worker was heard of since.
-        noted: codes of refusals that were noted for it.
-    """
-
-    event: HandedOut
-    lease_until_ms: int
-    open: frozenset[tuple[int, int]]
-    efforts: dict[int, Effort] = {}
-    contacted: bool = False
-    noted: frozenset[str] = frozenset()
-
-
-@dataclass(slots=True)
-class WorkerRecord:
-    """A worker, and how it has done.
-
-    Attributes:
-        x: its public key, base64url; "" for the anonymous worker of open mode.
-        offer: what it offers, or None where it did not say.
-        caps: salted digest of its description.
-        tally: number of its attempts by outcome, and of its equivocations.
-        open: number of attempts it holds.
-        silent: number of hand-outs that it took one after the other without being heard of since.
-        last_ms: time of its last entry.
-    """
-
-    id: str
-    owner: str
-    x: str
-    kid: str
-    offer: Offer | None
-    caps: str = ""
-    tally: dict[str, int] = field(default_factory=dict)
-    open: int = 0
-    silent: int = 0
-    last_ms: int = 0
-
-    def count(self, what: str) -> None:
-        """Add one to a tally."""
-        self.tally[what] = self.tally.get(what, 0) + 1
-
-
-def series(job: Job) -> str:
-    """Name the series for whose statistics a job's times count: same project, same program."""
-    return f"{job.project}/{job.terms.program}"
-
-
-def newcomer(worker_id: str) -> WorkerRecord:
-    """Return the record of a worker that has not said anything about itself."""
-    return WorkerRecord(worker_id, ANONYMOUS, "", "", None)
 
 
 class World:

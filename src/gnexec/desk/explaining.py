@@ -7,7 +7,8 @@ from typing import Final
 from gnexec.core.job import Job
 from gnexec.core.policy.matching import obstacle
 from gnexec.core.policy.prediction import estimate
-from gnexec.core.world import World, series
+from gnexec.core.records import series
+from gnexec.core.world import World
 from gnexec.desk.dispatcher import View
 from gnexec.desk.office import Caller, Office
 from gnexec.desk.ownership import own_job

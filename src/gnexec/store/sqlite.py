@@ -91,7 +91,7 @@ def read_tile(db: sqlite3.Connection, level: int, index: int) -> bytes | None:
 
 
 def insert(db: sqlite3.Connection, statement: str, rows: Sequence[Sequence[object]]) -> None:
-    """Insert rows, many in one statement: a step for each row costs twice as much, and the interpreter's lock each time.
+    """Insert rows, many in one statement: a step for each row costs twice as much, and takes the interpreter's lock.
 
     The numbers of rows are powers of two, so that there are few different statements and each is prepared once.
 

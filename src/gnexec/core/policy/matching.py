@@ -12,8 +12,9 @@ from itertools import islice
 
 from gnexec.core.events import Offer
 from gnexec.core.ready import LineKey
+from gnexec.core.records import WorkerRecord
 from gnexec.core.terms import Needs
-from gnexec.core.world import WorkerRecord, World
+from gnexec.core.world import World
 from gnexec.ids import ANONYMOUS
 
 
