@@ -8,7 +8,7 @@ SOURCES := $(shell find src alembic -type f -not -path '*/__pycache__/*' 2>/dev/
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 
-.PHONY: help demo test torture lint types docs bench clean
+.PHONY: help demo test torture lint types docs bench peers clean
 .DELETE_ON_ERROR:
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo 'make torture kill servers, workers and PostgreSQL for minutes, break disks and wires, and count; GNEXEC_TORTURE=rounds'
 	@echo 'make lint    style only            make types   types only'
 	@echo 'make docs    into build/docs     make bench   measure this machine'
+	@echo 'make peers   the same tasks through gnexec and through other queues (installs them)'
 	@echo 'make clean   remove what make made'
 
 demo: $(VENV)/.gnexec
@@ -24,6 +25,9 @@ demo: $(VENV)/.gnexec
 
 bench: $(VENV)/.gnexec
 	$(VENV)/bin/gnexec bench
+
+peers: $(VENV)/.peers
+	$(VENV)/bin/python -m bench.peers
 
 test: $(VENV)/.tox
 	$(TOX)
@@ -53,6 +57,11 @@ $(VENV)/bin/python:
 $(VENV)/.gnexec: $(VENV)/bin/python pyproject.toml README.md LICENSE $(SOURCES)
 	@echo 'Installing gnexec into $(VENV)'
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check .
+	@touch $@
+
+$(VENV)/.peers: $(VENV)/.gnexec
+	@echo 'Installing what gnexec is compared with into $(VENV)'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check '.[peers]'
 	@touch $@
 
 $(VENV)/.tox: $(VENV)/bin/python tox.ini

@@ -57,6 +57,7 @@ class ServerSettings:
     Attributes:
         data: folder of everything the server keeps: log, blobs, private keys.
         database: SQLAlchemy URL of the log; None for `log.sqlite` in the data folder.
+        blobs: folder of inputs and outputs, which all servers of a log share; None for `blobs` in the data folder.
         host: address to listen on.
         port: port to listen on; 0 takes a free one and prints it.
         processes: servers that share the address and the database; more than one needs PostgreSQL.
@@ -89,6 +90,7 @@ class ServerSettings:
 
     data: Path
     database: str | None = None
+    blobs: Path | None = None
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     processes: int = 1
@@ -153,6 +155,11 @@ class ServerSettings:
     def database_url(self) -> str:
         """The log's database."""
         return self.database or f"sqlite:///{self.data.absolute() / 'log.sqlite'}"
+
+    @property
+    def blob_folder(self) -> Path:
+        """Folder of inputs and outputs."""
+        return self.blobs or self.data / "blobs"
 
     @property
     def private_keys(self) -> Path:

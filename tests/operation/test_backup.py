@@ -256,3 +256,18 @@ def test_older_checkpoint_never_replaces_a_newer_one(tmp_path: Path) -> None:
 def checkpoint(path: Path) -> int:
     """Return the size that a checkpoint commits to."""
     return parse_checkpoint(parse_note(path.read_bytes()).text).size
+
+
+def test_blobs_in_a_folder_of_their_own_are_backed_up_and_restored(tmp_path: Path) -> None:
+    """Where the server is given a folder for blobs, that is where they go, come from, and come back to."""
+    data, blobs, backup = tmp_path / "data", tmp_path / "blobs", tmp_path / "backup"
+    with running_server(data, *OPEN, "--blobs", str(blobs)) as server:
+        job = work(server.url, "apart")
+    assert not (data / "blobs").exists()
+    assert gnexec("db", "backup", str(backup), "--data", str(data), "--blobs", str(blobs)).returncode == 0
+    elsewhere = tmp_path / "elsewhere"
+    restored = gnexec("db", "restore", str(backup), "--data", str(data), "--blobs", str(elsewhere))
+    assert restored.returncode == 0, restored.stderr
+    with running_server(data, *OPEN, "--blobs", str(elsewhere)) as server, Client(server.url) as client:
+        assert client.result(job).stdout is not None
+        assert httpx2.get(f"{server.url}/v1/jobs/{job}/stdout").content == b"apart"

@@ -24,8 +24,8 @@ from tests.torture.submitters import Submitter
 from tests.torture.volunteers import Volunteer
 from tests.worker.agents import until
 
-SUBMITTERS = 3
-VOLUNTEERS = 6
+SUBMITTERS = 2
+VOLUNTEERS = 4
 OWNERS = 3
 """Accounts that the volunteers are of."""
 END_S = 240.0
@@ -179,4 +179,4 @@ class Crowd:
             if reply.content not in self.record.checkpoints:
                 self.record.checkpoints.add(reply.content)
                 self.record.note("checkpoints")
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)

@@ -16,7 +16,7 @@ from tests.torture.record import Record
 
 PATIENCE_S = 120.0
 """A call that has no final reply for so long fails the test."""
-_PAUSE_S = 0.1
+_PAUSE_S = 0.25
 _LATER = frozenset({429, 502, 503, 504})
 
 

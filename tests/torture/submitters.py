@@ -17,7 +17,7 @@ from tests.torture.record import Asked
 
 FINAL = frozenset({"succeeded", "failed", "cancelled"})
 _MOST = 6
-_AHEAD = 40
+_AHEAD = 12
 
 
 @dataclass

@@ -32,6 +32,7 @@ def backup(
     *,
     folder: Folder | None = None,
     database: str | None = None,
+    blobs: Path | None = None,
     without_log: Flag = False,
     json: Json = False,
 ) -> int:
@@ -43,6 +44,7 @@ def backup(
         to: Folder for the backup.
         folder: see `Folder`.
         database: Address of the log's database, sqlite:///FILE; else `log.sqlite` in the data folder.
+        blobs: Folder of the blobs, if the server was given one.
         without_log: Blobs and keys only, after the log was dumped by PostgreSQL's own tools.
         json: see `Json`.
     """
@@ -52,7 +54,7 @@ def backup(
     from gnexec.settings import ServerSettings
     from gnexec.store.backup import copy_log, mirror
 
-    settings = ServerSettings(data=(folder or Folder()).data, database=database)
+    settings = ServerSettings(data=(folder or Folder()).data, database=database, blobs=blobs)
     origin = load(settings.private_keys).origin
     _refuse_other(to, origin)
     if not without_log and not settings.database_url.startswith("sqlite:"):
@@ -61,14 +63,14 @@ def backup(
     make_dir(to, 0o700)
     mirror(settings.private_keys, to / "keys", lambda path: not path.name.startswith(".") and path.name != "lock")
     head = None if without_log else copy_log(_database(settings), to / LOG)
-    blobs = mirror(_blobs(settings), to / "blobs", lambda path: path.parts[0] != _UPLOADS)
+    copied = mirror(settings.blob_folder, to / "blobs", lambda path: path.parts[0] != _UPLOADS)
     mirror(settings.data / "public", to / "public", lambda path: not path.name.startswith("."))
     entries = None if head is None else head.size
     if json:
-        json_line({"path": str(to), "entries": entries, "blobs_copied": blobs})
+        json_line({"path": str(to), "entries": entries, "blobs_copied": copied})
     else:
         log = "Blobs and keys" if entries is None else f"The log's {entries} entries, blobs and keys"
-        line(f"{log} of {origin} are in {to}; {blobs} blobs were new.")
+        line(f"{log} of {origin} are in {to}; {copied} blobs were new.")
     return 0
 
 
@@ -77,6 +79,7 @@ def restore(
     /,
     *,
     folder: Folder | None = None,
+    blobs: Path | None = None,
     json: Json = False,
 ) -> int:
     """Put a backup into the data folder, whose server must not run; a log that is there is moved aside, not removed.
@@ -86,15 +89,17 @@ def restore(
     Args:
         source: Folder of the backup.
         folder: see `Folder`.
+        blobs: Folder for the blobs, if the server is given one.
         json: see `Json`.
     """
     from gnexec.keys import load
     from gnexec.keys.files import make_dir
+    from gnexec.settings import ServerSettings
     from gnexec.store.backup import copy_log, mirror
     from gnexec.store.lockfile import LockFile
     from gnexec.store.published import newest_published
 
-    settings = (folder or Folder()).settings
+    settings = ServerSettings(data=(folder or Folder()).data, blobs=blobs)
     origin = load(source / "keys").origin
     _refuse_other(settings.data, origin)
     make_dir(settings.data, 0o700)
@@ -103,7 +108,7 @@ def restore(
         with LockFile(_database(settings)):
             aside = _move_aside(settings)
             size = copy_log(source / LOG, _database(settings)).size
-    mirror(source / "blobs", _blobs(settings))
+    mirror(source / "blobs", settings.blob_folder)
     if not (settings.private_keys / "ring.json").exists():
         mirror(source / "keys", settings.private_keys)
         mirror(source / "public", settings.data / "public")
@@ -140,10 +145,6 @@ def _database(settings: ServerSettings) -> Path:
     from gnexec.migrate import sqlite_path
 
     return sqlite_path(settings.database_url)
-
-
-def _blobs(settings: ServerSettings) -> Path:
-    return settings.data / "blobs"
 
 
 def _move_aside(settings: ServerSettings) -> Path | None:

@@ -64,13 +64,13 @@ def bench(  # noqa: PLR0913 -- sizes of what is measured
         complain(f"There is no topic {wrong[0]!r} to measure", f"Give some of: {', '.join(TOPICS)}.")
         return 2
     if quick:
-        rounds, seconds, open_jobs, polls = 1, 0.3, 4_000, 200
+        rounds, seconds, open_jobs, polls = 1, 0.1, 4_000, 200
     plan = Plan(
         folder=output,
         seconds=seconds,
         submissions=2_000 if quick else 30_000,
         events=2_000 if quick else 30_000,
-        entries=entries or (5_000 if quick else 10_000_000 if deep else 100_000),
+        entries=entries or (4_000 if quick else 10_000_000 if deep else 100_000),
         growth=(2_000, 6_000) if quick else (500_000, 3_000_000) if deep else (10_000, 60_000),
         open_jobs=open_jobs,
         polls=polls,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -16,6 +17,7 @@ def serve(  # noqa: PLR0913 -- one argument for each setting
     *,
     folder: Folder | None = None,
     database: str | None = None,
+    blobs: Path | None = None,
     host: str = "127.0.0.1",
     port: int = DEFAULT_PORT,
     processes: int = 1,
@@ -47,6 +49,7 @@ def serve(  # noqa: PLR0913 -- one argument for each setting
     Args:
         folder: see `Folder`.
         database: Address of the log's database, sqlite:///FILE; else `log.sqlite` in the data folder.
+        blobs: Folder of inputs and outputs, which servers on several hosts share; else `blobs` in the data folder.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         processes: Servers that share the address and the database; more than one needs PostgreSQL.
@@ -78,6 +81,7 @@ def serve(  # noqa: PLR0913 -- one argument for each setting
         ServerSettings(
             data=(folder or Folder()).data,
             database=database,
+            blobs=blobs,
             host=host,
             port=port,
             processes=processes,

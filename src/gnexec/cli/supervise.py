@@ -35,6 +35,7 @@ from gnexec.desk import meters
 from gnexec.errors import BadConfiguration
 from gnexec.keys import ServerKeys
 from gnexec.settings import ServerSettings
+from gnexec.store.pgaddress import is_postgres
 
 log = structlog.get_logger("gnexec.serve")
 
@@ -54,7 +55,7 @@ def supervise(settings: ServerSettings) -> int:
         BadConfiguration: the database is of one process, or the address cannot be had.
         KeyboardInterrupt: it was SIGINT.
     """
-    if not settings.database_url.startswith("postgresql"):
+    if not is_postgres(settings.database_url):
         msg = (
             f"The database serves one process, and {settings.processes} were asked for: "
             "give --database postgresql://…, or leave --processes out."

@@ -235,7 +235,7 @@ def open_office(settings: ServerSettings, keys: ServerKeys, store: Store, clock:
         settings=settings,
         keyring=keyring,
         store=store,
-        blobs=Blobs(settings.data / "blobs", max_bytes=settings.max_blob_bytes),
+        blobs=Blobs(settings.blob_folder, max_bytes=settings.max_blob_bytes),
         desk=desk,
         maker=maker,
         published=sealer.published,
