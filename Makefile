@@ -44,7 +44,7 @@ docs: $(VENV)/.tox
 
 clean:
 	rm -rf $(VENV) .tox dist build .hypothesis .mypy_cache .pytest_cache .ruff_cache demo-out
-	find src tests alembic docs -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests alembic bench docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	@test -n '$(PYTHON)' || { \

@@ -90,7 +90,8 @@ def _drawn(title: str, note: str, bars: Sequence[Bar], mark: float | None) -> by
         decade = low
         while decade <= high * 1.001:
             yield f'<path class="grid" d="M{x(decade):.1f} {TOP - 6}V{bottom}"/>'
-            yield f'<text x="{x(decade):.1f}" y="{bottom + 18}" class="note" text-anchor="middle">{_short(decade)}</text>'
+            at = f'x="{x(decade):.1f}" y="{bottom + 18}"'
+            yield f'<text {at} class="note" text-anchor="middle">{_short(decade)}</text>'
             decade *= 10
         for place, bar in enumerate(bars):
             y = TOP + STEP * place

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -57,6 +58,7 @@ def main() -> int:
     parser.add_argument("--share", type=float, default=1.0, help="part of the usual number of tasks, above 0")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some of: " + "; ".join(peer.name for peer in PEERS))
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # or what was started would stay
     if asked.rounds < 1 or not 0 < asked.share <= 100:
         parser.error("--rounds is 1 or more, --share above 0 and at most 100")
     chosen = [peer for peer in PEERS if not asked.only or peer.name in asked.only]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gnexec.core import world as world_module
 from gnexec.core.commands import OpenLog
 from gnexec.core.events import (
     AnyEvent,
@@ -307,3 +308,25 @@ def test_ready_counts_who_goes_before() -> None:
     for job, key in ((1, low), (2, half), (3, high), (4, low), (5, low)):
         ready.add(job, key)
     assert [ready.ahead(1, low), ready.ahead(4, low), ready.ahead(3, high)] == [(1, 3), (3, 5), (0, 0)]
+
+
+def test_statistics_of_the_series_that_rested_longest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gives each job a program of its own does not make the world grow without end."""
+    scene = Scene()
+    monkeypatch.setattr(world_module, "MOST_SERIES", 2)
+    worker = scene.enrol("vera")
+    for name in ("one", "two", "one", "three"):
+        scene.submit(request(f"{name}-{scene.world.next_job}", msgspec.structs.replace(terms(), program=digest(name))))
+        scene.report(scene.take(worker))
+    assert [series.rpartition("/")[2] for series in scene.world.statistics] == [digest("one"), digest("three")]
+
+
+def test_terms_that_all_differ_are_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One object stands for equal terms; which, may change, and no job leaves its line for it."""
+    scene = Scene()
+    monkeypatch.setattr(world_module, "MOST_TERMS", 4)
+    jobs = [scene.submit(request(i, terms(estimate_ms=i + 1))).ids[0] for i in range(20)]
+    assert len(scene.world._terms) <= 4
+    assert list(scene.world.ready.best_first(lambda _: True)) == jobs
+    worker = scene.enrol("vera")
+    assert [scene.take(worker).jobs[0][0] for _ in range(8)] == jobs[:8]

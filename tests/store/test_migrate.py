@@ -22,9 +22,11 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine
 
 from gnexec import migrate
+from gnexec.core.refs import job_key
 from gnexec.errors import BadConfiguration
 from gnexec.store import open_store, schema
 from gnexec.store.sqlite import SqliteStore
+from tests import databases
 from tests.requirements import missing
 from tests.store.stores import entry, fill
 
@@ -196,6 +198,29 @@ def test_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadConfiguration, match="folder that exists"):
         open_store(url(tmp_path / "nowhere" / "log.db"), create=True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_refs_of_single_jobs_are_filed_by_shelves(kind: str, database: Path, migrations: Path) -> None:
+    """What an older program filed under each job is found under its shelf; other keys stay as they are."""
+    address = url(database) if kind == "sqlite" else databases.shared().url()
+    newer = sorted(path for path in (migrations / "versions").glob("000[3-9]_*.py"))
+    texts = [path.read_text() for path in newer]
+    for path in newer:
+        path.unlink()
+    migrate.upgrade(address)
+    old = [(b"j" + job.to_bytes(8, "big"), seq) for job in range(1, 40) for seq in (3, 4, 100 + job)]
+    others = [(b"d" + bytes(16) + b"p", 3), (b"k" + bytes(16), 3)]
+    refs = schema.refs.insert().values([{"key": key, "seq": seq} for key, seq in old + others])
+    with migrate.writing(address) as connection:
+        connection.execute(refs)
+        connection.commit()
+    for path, text in zip(newer, texts, strict=True):
+        path.write_text(text.replace("CHUNK = 10_000", "CHUNK = 7"))
+    migrate.upgrade(address)
+    with migrate.writing(address) as connection:
+        found = {(bytes(key), seq) for key, seq in connection.execute(schema.refs.select())}
+    assert found == {(job_key(int.from_bytes(key[1:], "big")), seq) for key, seq in old} | set(others)
 
 
 def test_package_without_migrations_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

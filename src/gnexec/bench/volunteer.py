@@ -159,6 +159,8 @@ class Volunteer:
 
 async def cycles(volunteers: list[Volunteer], n: int, seconds: float) -> Sample:
     """Let the volunteers take `n` jobs at a time and answer for them, until the time is up or there is no more work."""
+    for each in volunteers:
+        await each.wire.renew()  # others may have had their turn for longer than a server keeps a silent connection
     until = time.perf_counter() + seconds
     done = 0
 

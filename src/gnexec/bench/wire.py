@@ -12,17 +12,23 @@ from typing import Self
 class Wire:
     """One connection to the server under test."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, port: int) -> None:
         """Wrap an open connection."""
         self._reader = reader
         self._writer = writer
-        self._host = host.encode()
+        self._address = host, port
+        self._host = f"{host}:{port}".encode()
 
     @classmethod
     async def open(cls, host: str, port: int) -> Self:
         """Connect."""
         reader, writer = await asyncio.open_connection(host, port)
-        return cls(reader, writer, f"{host}:{port}")
+        return cls(reader, writer, host, port)
+
+    async def renew(self) -> None:
+        """Connect anew: a server ends what has been idle for long."""
+        self.close()
+        self._reader, self._writer = await asyncio.open_connection(*self._address)
 
     async def call(self, method: bytes, path: bytes, token: bytes = b"", body: bytes = b"") -> tuple[int, bytes]:
         """Send a request and return status and body of the reply.
