@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 from types import ModuleType
@@ -27,6 +28,9 @@ VECTORS = [  # RFC 8032, section 7.1: secret key, public key, message, signature
         "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f11d8c387b2eaeb4302aeeb00d291612bb0c00",
     ),
 ]
+PRIME = 2**255 - 19
+ORDER_8 = int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little")
+SMALL_ORDER_Y = [0, 1, PRIME - 1, ORDER_8, PRIME - ORDER_8]
 ORDER = 2**252 + 27742317777372353535851937790883648493
 
 
@@ -92,3 +96,25 @@ def test_malleable_signature_is_refused(library: ModuleType) -> None:
     good = library.sign(key, b"m")
     scalar = int.from_bytes(good[32:], "little") + ORDER
     assert not library.verifies(key.public_key(), good[:32] + scalar.to_bytes(32, "little"), b"m")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("sign_bit", [0, 1 << 255])
+@pytest.mark.parametrize("y", SMALL_ORDER_Y)
+def test_signature_by_a_point_of_small_order_is_refused(library: ModuleType, y: int, sign_bit: int) -> None:
+    """Else a volunteer could make one auditor accept what another refuses: R is small, and S made for it."""
+    for encoded in (y, y + PRIME if y + PRIME < 1 << 255 else y):
+        point = (encoded | sign_bit).to_bytes(32, "little")
+        seed = b"7" * 32
+        key = Ed25519PrivateKey.from_private_bytes(seed)
+        public = key.public_key().public_bytes_raw()
+        scalar = int.from_bytes(_clamped(hashlib.sha512(seed).digest()[:32]), "little")
+        challenge = int.from_bytes(hashlib.sha512(point + public + b"m").digest(), "little")
+        made = point + (challenge * scalar % ORDER).to_bytes(32, "little")
+        assert not library.verifies(key.public_key(), made, b"m")
+        if point == (1).to_bytes(32, "little"):
+            key.public_key().verify(made, b"m")  # what is refused here is not refused elsewhere
+
+
+def _clamped(half: bytes) -> bytes:
+    return bytes([half[0] & 248, *half[1:31], half[31] & 127 | 64])

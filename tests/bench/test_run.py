@@ -6,13 +6,16 @@ import asyncio
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import pytest
 
 from gnexec.bench.goals import ROWS
@@ -27,9 +30,9 @@ from gnexec.tokens.issued import Scope
 LONGEST_S = 600
 
 
-def bench(*flags: str, folder: Path, path: str | None = None) -> subprocess.CompletedProcess[str]:
+def bench(*flags: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run `gnexec bench`."""
-    env = {**os.environ, "HOME": str(folder)} | ({} if path is None else {"PATH": path})
+    env = {**os.environ, "HOME": str(folder)}
     command = [sys.executable, "-m", "gnexec", "bench", *flags]
     return subprocess.run(command, capture_output=True, text=True, env=env, cwd=folder, timeout=LONGEST_S, check=False)
 
@@ -96,14 +99,13 @@ def test_bench_of_an_unknown_topic_names_the_known_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "told"), [("cycle", "pip install py-spy"), ("speed", "n64")])
 def test_profile_that_cannot_be_made_says_how_to_mend_it(tmp_path: Path, name: str, told: str) -> None:
     """Without py-spy its package is named, and an unknown measurement is answered by the known ones."""
-    (tmp_path / "python").symlink_to(sys.executable)
-    code = f"import sys; sys.executable = {str(tmp_path / 'python')!r}; from gnexec.cli import main; sys.exit(main())"
-    flags = ["bench", "--quick", "--profile", name]
+    python = str(tmp_path / "python")  # beside which there is no py-spy either
+    code = f"import sys; sys.executable = {python!r}; from gnexec.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "bench", "--quick", "--profile", name]
     env = {**os.environ, "PATH": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", code, *flags],
-        capture_output=True, text=True, env=env, cwd=tmp_path, timeout=LONGEST_S, check=False,
-    )  # fmt: skip
+        command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=LONGEST_S, check=False
+    )
     assert done.returncode == 1, done.stdout
     assert told in done.stderr
 
@@ -118,6 +120,21 @@ def test_database_that_cannot_be_reached_is_a_reason_and_not_a_failure(tmp_path:
     assert len(found) == 3
     assert all("--database" in each["missing"] for each in found)
     assert "open-sesame" not in done.stdout + done.stderr
+
+
+def test_bench_that_is_terminated_takes_its_servers_with_it(tmp_path: Path) -> None:
+    """Whatever was started ends with the run, however early that is."""
+    command = [sys.executable, "-m", "gnexec", "bench", "--quick", "--only", "cycle"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path) as running:
+        us = psutil.Process(running.pid)
+        while not (servers := [each for each in us.children() if "serve" in each.cmdline()]):
+            assert running.poll() is None
+            time.sleep(0.02)
+        running.terminate()
+        assert running.wait(60) == 128 + signal.SIGTERM
+    gone, left = psutil.wait_procs(servers, timeout=60)
+    assert gone
+    assert not left
 
 
 def _load(server: Server, data: Path, connections: int, n: int) -> float:

@@ -330,3 +330,15 @@ def test_terms_that_all_differ_are_not_kept_for_ever(monkeypatch: pytest.MonkeyP
     assert list(scene.world.ready.best_first(lambda _: True)) == jobs
     worker = scene.enrol("vera")
     assert [scene.take(worker).jobs[0][0] for _ in range(8)] == jobs[:8]
+
+
+def test_leases_of_what_has_ended_are_not_kept_for_ever() -> None:
+    """One slow hand-out at the top of the heap does not keep all that ended behind it in memory."""
+    leases = Leases()
+    leases.set("slow", 1)
+    for i in range(20_000):
+        leases.set(f"{i}", 2 + i)
+        leases.end(f"{i}")
+    assert len(leases._heap) < 2000
+    assert leases.next_ms() == 1
+    assert leases.passed(10**9) == ["slow"]

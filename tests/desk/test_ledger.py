@@ -6,6 +6,7 @@ decided. So this is the test of `gnexec.desk.facts`, and of sealing and refoldin
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 
 import pytest
@@ -256,3 +257,21 @@ def test_ledger_catches_up_with_what_another_process_appended(sealed: SealedScen
     assert asked.answer.ids == (10, 12)
     check_store(sealed.store)
     assert summary(other.world) == summary(refolded(sealed.store))
+
+
+def test_log_that_fell_back_and_grew_to_the_same_size_is_not_written_on() -> None:
+    """A database that lost commits, and got others from another server, is another log: never sign a fork of it."""
+    store = MemoryStore(clock_ms=lambda: START_MS)
+    first = Ledger(store, Sealer(ORIGIN, KEY), opening(), Clock(lambda: START_MS))
+    first.refold()
+    first.record([Request(command=opening())])
+    shelf, head = copy.deepcopy(store._shelf), store._head
+    first.record([Request(command=submission(request("a")))])
+    store._shelf, store._head = shelf, head
+    other = Ledger(store, Sealer(ORIGIN, KEY), opening(), Clock(lambda: START_MS))
+    other.refold()
+    other.record([Request(command=submission(request("b")))])
+    assert first.world.size == other.world.size
+    with pytest.raises(CorruptLog):
+        first.record([Request(command=submission(request("c")))])
+    assert refolded(store).size == other.world.size

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from gnexec.bench.figures import Missing, Sample
-from gnexec.bench.servers import HOST, access_token, gnexec_server
-from gnexec.bench.stations import PER_POST, Counter, Measurement, Plan, hand_in
+from gnexec.bench.servers import HOST, ORIGIN, access_token, gnexec_server
+from gnexec.bench.stations import FEW, PER_POST, Measurement, Plan, hand_in
+from gnexec.bench.volunteer import Volunteer
 from gnexec.bench.wire import Wire
 from gnexec.tokens.issued import Scope
 
@@ -18,6 +19,8 @@ SPARE_FILES = 600
 AT_ONCE = 100
 """Connections that are opened at a time."""
 WAIT_S = 300
+SETTLED_S = 60
+"""Within which all of them wait: before the first of them have waited for long enough."""
 
 
 @asynccontextmanager
@@ -59,13 +62,14 @@ async def idle(plan: Plan) -> AsyncIterator[Mapping[str, Measurement]]:
     data = plan.folder / "idle"
     try:
         with gnexec_server(data, "--max-per-address", str(plan.polls + SPARE_FILES)) as server:
-            counter = await Counter.open(server, data, plan)
+            enrol = access_token(data, "bench", Scope.ENROL)
+            volunteers = [await Volunteer.enrol(HOST, server.port, ORIGIN, enrol) for _ in range(FEW)]
             grown: list[int] = []
 
             async def waiting() -> Sample:
                 plan.tell(f"{plan.polls:,} long polls")
                 before = server.resident_bytes()
-                wires = await _waiting(server.port, [each.token for each in counter.volunteers], plan.polls)
+                wires = await _waiting(server.port, [each.token for each in volunteers], plan.polls)
                 grown.append(server.resident_bytes() - before)
                 used, began = server.cpu_s(), time.perf_counter()
                 await asyncio.sleep(plan.seconds * 3)
@@ -76,6 +80,9 @@ async def idle(plan: Plan) -> AsyncIterator[Mapping[str, Measurement]]:
                 return Sample(100 * used, wall_s, used)
 
             async def memory_each() -> Sample:
+                if not grown:
+                    msg = "the long polls did not come to wait"
+                    raise Missing(msg)
                 return Sample(grown[0] / 1024, plan.polls)
 
             yield {"idle": Measurement(waiting, server.process.pid), "idle-memory": Measurement(memory_each)}
@@ -92,8 +99,11 @@ async def _waiting(port: int, tokens: list[bytes], count: int) -> list[Wire]:
             wire.send(b"GET", b"/jobs/next?wait=%d" % WAIT_S, tokens[len(wires) % len(tokens)])
             wires.append(wire)
     probe = await Wire.open(HOST, port)
-    polls = -1.0
+    polls, late = -1.0, time.monotonic() + SETTLED_S
     while polls < count:
+        if time.monotonic() > late:
+            msg = f"of {count:,} long polls only {polls:,.0f} wait"
+            raise Missing(msg)
         await asyncio.sleep(0.1)
         _, page = await probe.call(b"GET", b"/metrics")
         polls = _metric(page, b"gnexec_long_polls")

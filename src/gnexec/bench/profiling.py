@@ -31,10 +31,24 @@ class Spent:
     total: float
 
 
-async def watched(measurement: Measurement, to: Path, seconds: float) -> list[Spent]:
+def find_spy() -> str:
+    """Return the path of py-spy, from PATH or beside the interpreter.
+
+    Raises:
+        Missing: it is not installed.
+    """
+    spy = shutil.which("py-spy") or shutil.which("py-spy", path=str(Path(sys.executable).parent))
+    if spy is None:
+        msg = f"there is no py-spy: {MEND}"
+        raise Missing(msg)
+    return spy
+
+
+async def watched(spy: str, measurement: Measurement, to: Path, seconds: float) -> list[Spent]:
     """Measure while the process at work is looked at.
 
     Args:
+        spy: path of py-spy.
         measurement: repeated for `seconds`.
         to: `.svg` (a flame graph) and `.txt` (stacks with how often each was seen) are added to it.
         seconds: for how long to look.
@@ -43,12 +57,8 @@ async def watched(measurement: Measurement, to: Path, seconds: float) -> list[Sp
         Where it was, by own share, most first. Waiting is not counted.
 
     Raises:
-        Missing: there is no py-spy, or it may not look, or there is no such process.
+        Missing: it may not look, or there is no such process.
     """
-    spy = shutil.which("py-spy") or shutil.which("py-spy", path=str(Path(sys.executable).parent))
-    if spy is None:
-        msg = f"there is no py-spy: {MEND}"
-        raise Missing(msg)
     if measurement.pid is None:
         msg = "no process is at work there all the time; take another one"
         raise Missing(msg)

@@ -16,7 +16,7 @@ from gnexec.bench import crowd, history, local, stations
 from gnexec.bench.cores import beside_the_server
 from gnexec.bench.figures import Figure, Missing, Row, Sample, figure
 from gnexec.bench.goals import GROUPS, ROWS
-from gnexec.bench.profiling import Spent, watched
+from gnexec.bench.profiling import Spent, find_spy, watched
 from gnexec.bench.stations import Measurement, Plan, Station
 
 T = TypeVar("T")
@@ -87,10 +87,12 @@ def profile(plan: Plan, name: str, to: Path) -> list[Spent]:
         msg = f"nothing is called {name!r} here; take one of: {', '.join(sorted(NAMES))}"
         raise Missing(msg)
 
+    spy = find_spy()
+
     async def work(at: Plan) -> list[Spent]:
         async with station(at) as offered:
             await offered[name].act()  # what is made on first use is not what takes the time
-            return await watched(offered[name], to / f"profile-{name}", plan.seconds)
+            return await watched(spy, offered[name], to / f"profile-{name}", plan.seconds)
 
     with tempfile.TemporaryDirectory(prefix="gnexec-bench-") as folder, beside_the_server():
         return _looped(work(replace(plan, folder=Path(folder))))

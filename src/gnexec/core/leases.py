@@ -1,12 +1,16 @@
 """Which lease passes next, so that looking for lapsed ones does not walk over all hand-outs.
 
 An index of the world, as `gnexec.core.ready` is: it holds no truth of its own. A hand-out's lease only moves forward;
-what it was before stays in the heap until it comes to the top.
+what it was before stays in the heap until it comes to the top, or until most of the heap is such.
 """
 
 from __future__ import annotations
 
 import heapq
+from typing import Final
+
+_SLACK: Final = 1024
+"""Stale leases that the heap may hold, beyond as many as there are, before they are cleared away."""
 
 
 class Leases:
@@ -44,5 +48,8 @@ class Leases:
         return self._until.get(jti) == until_ms
 
     def _drop_stale(self) -> None:
+        if len(self._heap) > 2 * len(self._until) + _SLACK:
+            self._heap = [(until_ms, jti) for jti, until_ms in self._until.items()]
+            heapq.heapify(self._heap)
         while self._heap and not self._holds(*self._heap[0]):
             heapq.heappop(self._heap)

@@ -260,8 +260,12 @@ class World:
                 self._keep(msgspec.structs.replace(hand_out, lease_until_ms=until))
 
     def _excuse(self) -> None:
-        """Take it that nothing was heard of any open hand-out: their workers' tokens are good for nothing any more."""
+        """Take it that nothing was heard of any open hand-out: their workers' tokens are good for nothing any more.
+
+        It is no fault of the workers', so their silence is not held against them either.
+        """
         for hand_out in list(self.hand_outs.values()):
+            self._record(hand_out.event.worker).silent = 0
             if hand_out.contacted:
                 self._keep(msgspec.structs.replace(hand_out, contacted=False))
 

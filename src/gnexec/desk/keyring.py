@@ -184,6 +184,8 @@ class Keyring:
         self._now = replace(self._loaded, token_public=public, token_current=signer)
         keep = {book.current, self._loaded.ring.current, self._loaded.ring.next}
         self._signers = {kid: key for kid, key in self._signers.items() if kid in keep}
+        wanted = {*book.in_force(), *(key.vkey for key in self._loaded.log_keys)}
+        self._log_keys = {vkey: key for vkey, key in self._log_keys.items() if vkey in wanted}
         if stolen:
             self._forget()
 

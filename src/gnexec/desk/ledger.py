@@ -175,7 +175,8 @@ class Ledger:
     def _catch_up(self, batch: Batch) -> None:
         """Fold what was appended since; nothing where this is the only process."""
         head = batch.head()
-        if head.size != self.world.size:
+        if head.size != self.world.size or head.note != self._sealer.note:
+            # The same size under another checkpoint is another log: a database that lost commits, and was written to.
             self._fold(batch, head, Folded(self.world, self._sealer.tree.copy()))
 
     def _fold(self, reader: Reader, head: Head, folded: Folded) -> None:

@@ -21,19 +21,13 @@ from typing import Final
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from gnexec import ed25519
 from gnexec.errors import Refused
 from gnexec.ids import b64url, unb64url
 from gnexec.tokens.strict import read_json
 
 MAX_SET_BYTES: Final = 65_536
 """Largest key set that is read at all."""
-
-_PRIME: Final = 2**255 - 19
-_ORDER_8: Final = int.from_bytes(
-    bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"
-)
-_SMALL_ORDER_Y: Final = frozenset({0, 1, _PRIME - 1, _ORDER_8, _PRIME - _ORDER_8})
-"""The y of all eight points whose order divides 8 (RFC 8032, section 5.1); each is there for both signs of x."""
 
 
 class Jwk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -74,10 +68,9 @@ def public_key(x: str) -> Ed25519PublicKey:
         raw = b""
     if len(raw) != 32:
         raise Refused("bad_token", "The key is not 32 bytes in base64url.", field="jwk.x")
-    y = int.from_bytes(raw, "little") & (2**255 - 1)
-    if y >= _PRIME:
+    if int.from_bytes(raw, "little") & (2**255 - 1) >= ed25519.PRIME:
         raise Refused("bad_token", "The key is not encoded canonically.", field="jwk.x")
-    if y in _SMALL_ORDER_Y:
+    if ed25519.small_order(raw):
         raise Refused(
             "bad_token",
             "The key is a point of small order, which proves nothing.",
