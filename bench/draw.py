@@ -1,4 +1,4 @@
-"""Draws what was measured, and writes it as tables: `python -m bench.draw` makes docs/_static/performance-*.svg anew.
+"""Draws what was measured, and writes it as tables: `python -m bench.draw` makes those of docs/performance.md anew.
 
 It reads bench/results/*.jsonl, which are what `gnexec bench --json` and `python -m bench.peers --json` printed, and
 measures nothing. The same results give the same bytes.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from xml.sax.saxutils import escape
 ROOT: Final = Path(__file__).resolve().parents[1]
 RESULTS: Final = ROOT / "bench" / "results"
 DRAWINGS: Final = ROOT / "docs" / "_static"
+PAGE: Final = ROOT / "docs" / "performance.md"
 WIDTH, LEFT, RIGHT, TOP, STEP, BAR = 900, 300, 830, 64, 26, 16
 OURS, THEIRS, MISSED = "#2166ac", "#8a94a0", "#b2182b"
 STYLE: Final = """
@@ -105,11 +105,27 @@ def _drawn(title: str, note: str, bars: Sequence[Bar], mark: float | None) -> by
     return ("\n".join(parts()) + "\n").encode()
 
 
+def machine_line() -> str:
+    """Say on what the two runs were made."""
+    said = []
+    for name, what in (("bench", "`gnexec bench`"), ("peers", "`make peers`")):
+        told = json.loads((RESULTS / f"{name}.jsonl").read_text("utf-8").partition("\n")[0])
+        said.append(
+            f"{what}: {told['cores']} cores, Python {told['python']}, SQLite {told['sqlite']}, Ed25519 by "
+            f"{told['ed25519']}; a flush of 4 KiB took {told['fdatasync_us']:,.0f} µs; other work on the machine: load "
+            f"{told['load']:g} before the run."
+        )
+    return "\n".join(f"- {each}" for each in said) + "\n"
+
+
 def goals_table() -> str:
     """Write the figures of `gnexec bench` as a table of Markdown."""
-    rows = ["| | median | CPU µs | ratio | by CPU | must | goal | met |", "|---|---:|---:|---:|---:|---:|---:|---|"]
+    rows = [
+        "| | median | CPU µs | busy | ratio | by CPU | must | goal | met |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---|",
+    ]
     for each in results("bench"):
-        numbers = (each[name] for name in ("value", "cpu_us", "ratio", "cpu_ratio", "must", "goal"))
+        numbers = (each[name] for name in ("value", "cpu_us", "busy", "ratio", "cpu_ratio", "must", "goal"))
         met = each["missing"] or {"no": "**no**"}.get(each["met"], each["met"])
         rows.append(f"| {each['what']} | {' | '.join(map(_short, numbers))} | {met} |")
     return "\n".join(rows) + "\n"
@@ -135,11 +151,23 @@ def _short(value: float | None) -> str:
     return "" if value is None else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def page(text: str) -> str:
+    """Return the page with its tables made anew, between the comments that mark them."""
+    for name, table in (("machine", machine_line()), ("goals", goals_table()), ("peers", peers_table())):
+        before, begin, rest = text.partition(f"<!-- {name}: made by bench.draw -->\n")
+        _, end, after = rest.partition("<!-- end -->\n")
+        if not begin or not end:
+            msg = f"the page has no place for {name}"
+            raise ValueError(msg)
+        text = f"{before}{begin}\n{table}\n{end}{after}"
+    return text
+
+
 def main() -> None:
-    """Draw both, and print both tables."""
+    """Draw both, and put the tables into the page."""
     (DRAWINGS / "performance-goals.svg").write_bytes(goals())
     (DRAWINGS / "performance-peers.svg").write_bytes(peers())
-    sys.stdout.write(f"{goals_table()}\n{peers_table()}")
+    PAGE.write_text(page(PAGE.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

@@ -144,7 +144,11 @@ def _load(server: Server, data: Path, connections: int, n: int) -> float:
         enrol, submit = access_token(data, "ann", Scope.ENROL), access_token(data, "eve", Scope.SUBMIT)
         volunteers = [await Volunteer.enrol(HOST, server.port, ORIGIN, enrol) for _ in range(connections)]
         assert (await hand_in(server.port, submit, 1_500)).count == 2_000
-        return (await cycles(volunteers, n, 0.2)).count
+        done = await cycles(volunteers, n, 0.2)
+        for each in volunteers:
+            each.wire.close()
+        await asyncio.sleep(0)  # the loop sees them go
+        return done.count
 
     return asyncio.run(load())
 

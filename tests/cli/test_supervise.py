@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from gnexec.cli import supervise
 from gnexec.cli.child import Orders
-from gnexec.cli.serve import bind
+from gnexec.cli.listening import bind
 from gnexec.cli.supervise import Supervisor, reserve
 from gnexec.core.terms import DataClass
 from gnexec.errors import BadConfiguration
@@ -22,7 +22,11 @@ from gnexec.keys import load, new_keys
 from gnexec.settings import LogFormat, LogLevel, ServerSettings
 
 READY = "import sys; print('ready', flush=True); "
+NUMBER = "import json, sys, time; number = json.loads(sys.stdin.readline())['number']; "
 DIED = "a process died and is started again"
+HANGS = "a process hangs and is killed"
+BROKEN = "a process cannot go on with the log"
+ENDED = "a process is ended, since others serve"
 
 
 def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, *, until: str = "") -> tuple[int, list[str]]:
@@ -90,6 +94,43 @@ def test_child_that_keeps_dying_is_started_after_ever_longer_pauses(
     assert status == 0
     assert [line for line in told if DIED in line][:3].count(f"{DIED} 0.03") == 2, "one of each child, or one of two"
     assert f"{DIED} 0.06" in told
+
+
+def test_child_that_hangs_is_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that served and is not heard any more has no use; one that says how it is, is left alone."""
+    monkeypatch.setattr(supervise, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(supervise, "SILENT_S", 2.0)
+    started = tmp_path / "started"
+    code = (
+        f"{NUMBER}open({str(started)!r}, 'a').write(str(number)); {READY}\n"
+        "while number == 1: time.sleep(0.05); print('well', flush=True)\n"
+        "time.sleep(3600)"
+    )
+    status, told = play(tmp_path, monkeypatch, code, until=HANGS)
+    assert status == 0
+    assert started.read_text().count("1") == 1
+    assert started.read_text().count("2") >= told.count(HANGS)
+
+
+def test_child_that_cannot_go_on_leaves_the_address_to_those_that_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would answer its share of the connections with errors; so it is ended, and started again."""
+    monkeypatch.setattr(supervise, "FIRST_PAUSE_S", 0.01)
+    code = NUMBER + READY + "number == 2 and print('broken', flush=True); time.sleep(3600)"
+    status, told = play(tmp_path, monkeypatch, code, until=ENDED)
+    assert status == 0
+    assert told.count(ENDED) - 1 <= len([line for line in told if DIED in line]) <= told.count(ENDED), "only those"
+
+
+def test_last_child_that_cannot_go_on_stays_to_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While no other serves, an answer that says what is wrong is better than none."""
+    monkeypatch.setattr(supervise, "FIRST_PAUSE_S", 0.01)
+    code = NUMBER + "number == 2 and sys.exit(1); " + READY + "print('broken', flush=True); time.sleep(3600)"
+    status, told = play(tmp_path, monkeypatch, code, until=DIED)
+    assert status == 0
+    assert told.count(BROKEN) == 1
+    assert ENDED not in told
 
 
 def test_child_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

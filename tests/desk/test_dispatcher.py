@@ -33,7 +33,7 @@ from gnexec.core.refs import job_key
 from gnexec.core.world import World
 from gnexec.desk import ledger
 from gnexec.desk.clock import Clock
-from gnexec.desk.dispatcher import MOST_AT_ONCE, Dispatcher, View
+from gnexec.desk.dispatcher import MOST_AT_ONCE, PULSE_MS, Dispatcher, View
 from gnexec.desk.facts import read
 from gnexec.desk.feed import Feed
 from gnexec.desk.sealer import Fresh, Sealer
@@ -554,6 +554,7 @@ def test_stop_answers_what_waits_and_takes_nothing_more(time: Time) -> None:
             (i + 1,) for i in range(10)
         ]
         assert desk.trouble() == "The writer is not running."
+        assert not desk.broken(), "it was told to end"
 
     store = GatedStore(time.wall)
     desk = dispatcher(store, time)
@@ -690,11 +691,13 @@ def test_log_that_cannot_be_folded_any_more_leaves_nobody_waiting(time: Time) ->
     async def main(desk: Dispatcher) -> None:
         client = Client(desk)
         await client.submit(request(1))
+        assert not desk.broken()
         store._shelf.entries[:] = tampered(store._shelf.entries, "payload")
         results = await asyncio.gather(*(desk.do(submission(request(i))) for i in range(20)), return_exceptions=True)
         assert all(isinstance(result, Refused | StoreAway) for result in results)
         await until(lambda: desk.trouble() is not None)
         assert "entry 3" in str(desk.trouble())
+        await until(desk.broken)
         with pytest.raises(Refused) as caught:
             await client.submit(request(2))
         assert caught.value.status == 503
@@ -950,5 +953,44 @@ def test_view_reads_a_closed_job_from_its_own_entries(store: Store, time: Time) 
         is_open, job, filed = await desk.ask(look)
         assert (is_open, job.state, job.attempts[0].jti, filed) == (False, JobState.SUCCEEDED, held.jti, 4)
 
+    with running(store, time) as desk:
+        run(main(desk))
+
+
+def test_desk_that_cannot_write_is_not_ready_until_it_can(time: Time) -> None:
+    """Reading still works on a full disk; a server that refuses every request must not call itself ready."""
+
+    class Full(MemoryStore):
+        full = False
+
+        @contextmanager
+        def batch(self) -> Iterator[MemoryBatch]:
+            with super().batch() as batch:
+                yield batch
+                if self.full:
+                    msg = "database or disk is full"
+                    raise StoreAway(msg)
+
+        def pulse(self, at_ms: int) -> None:
+            if self.full:
+                msg = "database or disk is full"
+                raise StoreAway(msg)
+            super().pulse(at_ms)
+
+    async def main(desk: Dispatcher) -> None:
+        await Client(desk).submit(request("first"))
+        assert desk.trouble() is None
+        store.full = True
+        with pytest.raises(StoreAway):
+            await desk.do(submission(request("second")))
+        trouble = desk.trouble()
+        assert trouble is not None
+        assert "disk is full" in trouble
+        store.full = False
+        time.later(PULSE_MS / 1000)
+        await desk.do(submission(request("third")))
+        await until(lambda: desk.trouble() is None)
+
+    store = Full(clock_ms=time.wall)
     with running(store, time) as desk:
         run(main(desk))

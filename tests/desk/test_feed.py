@@ -169,6 +169,32 @@ def test_feed_wakes_everybody_when_the_server_closes() -> None:
     run(main())
 
 
+def test_feed_that_missed_much_wakes_everybody_once() -> None:
+    """Who watches anything, and who waits for work if there is any, looks again; waiting is not over."""
+
+    async def main() -> None:
+        feed = Feed(asyncio.get_running_loop())
+        async with AsyncExitStack() as stack:
+            idle = [await stack.enter_async_context(feed.idling(n=3)) for _ in range(4)]
+            watching = [await stack.enter_async_context(feed.watching(job)) for job in (1, 2)]
+            turn = feed.turn(2)
+            feed.missed(0)
+            await settle()
+            assert [signal.is_set() for signal in (*watching, *idle)] == [True, True, False, False, False, False]
+            assert feed.turn(2) != turn
+            feed.missed(2)
+            await settle()
+            assert all(call.is_set() for call in idle)
+            assert (feed.ready, feed.closing) == (2, False)
+            for call in idle:
+                call.clear()
+            for call in idle:
+                feed.pass_on(call)
+            assert not any(call.is_set() for call in idle), "all of them were asked already"
+
+    run(main())
+
+
 def test_feed_of_a_closed_loop_is_no_trouble_to_the_writer() -> None:
     """Whoever waited in a loop that is gone is not told, and the one who tells goes on."""
 

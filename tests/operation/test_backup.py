@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -16,8 +18,11 @@ import pytest
 from gnexec.cli import main
 from gnexec.client import Client
 from gnexec.errors import BadConfiguration
+from gnexec.keys import load, rotate_log_key
+from gnexec.store import backup as copying
 from gnexec.store.backup import copy_log, mirror
-from gnexec.store.published import Published
+from gnexec.store.contract import Head
+from gnexec.store.published import Published, newest_published
 from gnexec.tlog.checkpoint import parse_checkpoint
 from gnexec.tlog.note import parse_note
 from tests.cli.volunteer import Volunteer
@@ -123,10 +128,19 @@ def test_short_backup_is_refused_and_the_procedure_of_the_docs_leads_on(tmp_path
     server.kill()
     published = checkpoint(data / "published")
 
+    before = contents(data)
     done = gnexec("db", "restore", str(backup), "--data", str(data))
     assert done.returncode == 1
-    assert f"A checkpoint of {published} entries was published" in done.stderr
+    assert f"a checkpoint of {published} was published" in done.stderr
     assert "begin another log" in done.stderr
+    assert contents(data) == before
+
+    # A log that is put there by hand is not served either.
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    for file in data.glob("log.sqlite*"):
+        file.rename(aside / file.name)
+    copy_log(backup / "log.sqlite", data / "log.sqlite")
     refused = gnexec("serve", "--data", str(data), "--port", "0", "--open")
     assert refused.returncode == 1
     assert f"a checkpoint of {published} was published" in refused.stderr
@@ -137,9 +151,8 @@ def test_short_backup_is_refused_and_the_procedure_of_the_docs_leads_on(tmp_path
     assert f"a checkpoint of {published} was published" in found["detail"]
     assert "Traceback" not in refused.stderr
 
-    # What was there before is not lost: it is put back as it was, and goes on.
-    (aside,) = data.glob("replaced-*")
-    for file in (*data.glob("log.sqlite*"),):
+    # What was there before goes on.
+    for file in data.glob("log.sqlite*"):
         file.unlink()
     for file in aside.iterdir():
         file.rename(data / file.name)
@@ -148,17 +161,15 @@ def test_short_backup_is_refused_and_the_procedure_of_the_docs_leads_on(tmp_path
         assert client.job(second).state == "succeeded"
     server.kill()
 
-    # And where it is lost, the procedure: the old folder is an archive, a new one gets a new name and new keys.
-    archive = tmp_path / "archive"
-    assert gnexec("db", "restore", str(backup), "--data", str(data)).returncode == 1
-    data.rename(archive)
+    # And where it is lost, the procedure: the backup is the archive, a new folder gets a new name and new keys.
+    data.rename(tmp_path / "lost")
     assert gnexec("keys", "new", "--data", str(data), "--origin", "test.example/gnexec-2").returncode == 0
     server.start()
     with Client(server.url) as client:
         assert client.hey().origin == "test.example/gnexec-2"
     assert work(server.url, "lost") == 1
     server.kill()
-    for folder in (archive, data):
+    for folder in (backup, data):
         assert gnexec("log", "verify", str(folder), "--vkey", str(folder / "public" / "log.vkey")).returncode == 0
     assert first == 1
 
@@ -234,7 +245,7 @@ def test_published_checkpoint_is_there_before_anybody_is_answered(tmp_path: Path
 def test_older_checkpoint_never_replaces_a_newer_one(tmp_path: Path) -> None:
     """Several processes write one file, each what it knows last."""
     path = tmp_path / "published"
-    notes = [f"{ORIGIN}\n{size}\n{'A' * 43}=\n\n— {ORIGIN} {'A' * 92}\n".encode() for size in (3, 12, 7)]
+    notes = [note(size) for size in (3, 12, 7)]
     one, other = Published(path), Published(path)
     one.keep(b"")
     assert one.newest() is None
@@ -251,6 +262,121 @@ def test_older_checkpoint_never_replaces_a_newer_one(tmp_path: Path) -> None:
     one.close()
     one.close()
     other.close()
+
+
+def test_restore_keeps_blobs_from_after_the_backup_and_what_is_being_uploaded(tmp_path: Path) -> None:
+    """What the backup has not got is not what nobody needs: the log that was there names it."""
+    data, backup = tmp_path / "data", tmp_path / "backup"
+    server = Server(data, OPEN)
+    data.mkdir()
+    server.start()
+    work(server.url, "before")
+    assert gnexec("db", "backup", str(backup), "--data", str(data)).returncode == 0
+    job = work(server.url, "afterwards")
+    server.kill()
+    upload = data / "blobs" / "uploads" / "part"
+    upload.parent.mkdir(exist_ok=True)
+    upload.write_bytes(b"half")
+    later = contents(data / "blobs")
+    assert set(later) > set(contents(backup / "blobs"))
+
+    (data / "published").unlink()
+    restored = gnexec("db", "restore", str(backup), "--data", str(data), "--json")
+    assert restored.returncode == 0, restored.stderr
+    assert contents(data / "blobs") == later
+
+    aside = Path(json.loads(restored.stdout)["aside"])
+    for file in data.glob("log.sqlite*"):
+        file.unlink()
+    for file in aside.iterdir():
+        file.rename(data / file.name)
+    (data / "published").unlink(missing_ok=True)
+    server.start()
+    with Client(server.url) as client:
+        assert client.stdout(job) == b"afterwards"
+    server.kill()
+
+
+def test_backup_while_keys_turn_has_every_key_of_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys are copied behind the log and under their lock, so that no entry is signed by a key that is missing."""
+    data, backup = tmp_path / "data", tmp_path / "backup"
+    with running_server(data, *OPEN) as server:
+        work(server.url, "word")
+    turned = []
+
+    def turn_and_copy(database: Path, to: Path) -> Head:
+        turned.append(rotate_log_key(data / "keys", data / "public", now_s=1_800_000_000, alone=True))
+        with running_server(data, *OPEN) as again:
+            work(again.url, "another")
+        return copy_log(database, to)
+
+    def watched(source: Path, to: Path, *arguments: Callable[[Path], bool]) -> int:
+        if source == data / "keys":
+            with (source / "lock").open() as lock, pytest.raises(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return mirror(source, to, *arguments)
+
+    monkeypatch.setattr(copying, "copy_log", turn_and_copy)
+    monkeypatch.setattr(copying, "mirror", watched)
+    assert main(["db", "backup", str(backup), "--data", str(data)]) == 0
+    assert [key.row for key in load(backup / "keys").log_keys] == [key.row for key in turned[0].log_keys]
+    with running_server(backup, *OPEN) as server:
+        work(server.url, "goes on")
+
+
+def note(size: int, signatures: int = 1) -> bytes:
+    """Return a checkpoint of that size, in form."""
+    lines = f"— {ORIGIN} {'A' * 92}\n" * signatures
+    return f"{ORIGIN}\n{size}\n{'A' * 43}=\n\n{lines}".encode()
+
+
+def test_checkpoint_is_read_only_when_nobody_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads waits for the lock, and so never sees what is half written."""
+    path = tmp_path / "published"
+    reader = Published(path)
+    taken = []
+
+    def flock(file: int, operation: int) -> None:
+        if operation == fcntl.LOCK_SH:
+            taken.append(file)
+            path.write_bytes(note(12))  # whoever had the lock is done
+        lock(file, operation)
+
+    lock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", flock)
+    for read in (reader.newest, lambda: newest_published(path)):
+        path.write_bytes(b"")  # somebody has the lock, and has begun
+        newest = read()
+        assert newest is not None
+        assert newest.size == 12
+    assert len(taken) == 2
+    reader.close()
+
+
+def test_kill_within_a_write_leaves_a_checkpoint_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shorter checkpoint over a longer one: killed before the file is cut, it holds the newer."""
+    path = tmp_path / "published"
+    kept = Published(path)
+    kept.keep(note(3, signatures=2))
+    with monkeypatch.context() as patched:
+
+        def killed(file: int, length: int) -> None:
+            raise OSError(file, length)
+
+        patched.setattr(os, "ftruncate", killed)
+        kept.keep(note(12))
+    for newest in (kept.newest(), newest_published(path)):
+        assert newest is not None
+        assert newest.size == 12
+    kept.keep(note(13))
+    assert path.read_bytes() == note(13)
+    kept.close()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return the files of a folder, but for locks."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if not name.endswith("lock")}
 
 
 def checkpoint(path: Path) -> int:

@@ -19,7 +19,7 @@ import httpx2
 import psutil
 import pytest
 
-from gnexec.cli.serve import KEEP_ALIVE_S
+from gnexec.cli.listening import KEEP_ALIVE_S
 from gnexec.tokens.issued import Scope
 from gnexec.web.reading import MAX_WAIT_S
 from tests.operation.nginx import RECIPE, Nginx, nginx
@@ -179,12 +179,19 @@ def test_rate_is_that_of_the_client_and_cannot_be_talked_away(tmp_path: Path) ->
             assert 429 in {http.get("/hey", headers=claim).status_code for claim in claims}
 
 
-def _get(front: Nginx, source: str, headers: dict[str, str]) -> int:
+def test_metrics_are_for_this_machine_only(front: Nginx) -> None:
+    """What the server counts is no business of a stranger's, whatever address it claims to have."""
+    assert _get(front, "127.0.0.1", {}, "/metrics") == 200
+    assert _get(front, ELSEWHERE, {"X-Forwarded-For": "127.0.0.1"}, "/metrics") == 403
+    assert _get(front, ELSEWHERE, {}) == 200
+
+
+def _get(front: Nginx, source: str, headers: dict[str, str], path: str = "/hey") -> int:
     """Ask from one of this machine's addresses; return the status."""
     host, port = front.url.removeprefix("https://").split(":")
     connection = HTTPSConnection(host, int(port), context=front.context, source_address=(source, 0), timeout=30)
     try:
-        connection.request("GET", "/hey", headers=headers)
+        connection.request("GET", path, headers=headers)
         return connection.getresponse().status
     finally:
         connection.close()

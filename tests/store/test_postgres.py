@@ -22,14 +22,15 @@ from psycopg.conninfo import conninfo_to_dict
 
 from gnexec import migrate
 from gnexec.errors import BadConfiguration, CorruptLog, StoreAway
-from gnexec.store import open_reader, open_store
+from gnexec.store import open_reader, open_store, pgwrites
 from gnexec.store.contract import Append, Entry, Grant, Head
 from gnexec.store.pgaddress import PgAddress
 from gnexec.store.pglink import Call, Link, Lost, Statement
 from gnexec.store.pgpool import READERS
 from gnexec.store.pgsession import IDLE_S, SETTINGS, check_facts
-from gnexec.store.pgwrites import CLEAR_REFS, COPY_FROM, COPY_FROM_BYTES
-from gnexec.store.postgres import PostgresStore
+from gnexec.store.pgvalues import int8
+from gnexec.store.pgwrites import COPY_FROM, COPY_FROM_BYTES
+from gnexec.store.postgres import PULSE, PostgresStore
 from tests.databases import Cluster, shared
 from tests.store.stores import content, entry, fill, grow, note
 
@@ -548,10 +549,26 @@ def test_readers_beyond_the_bound_wait_and_are_refused(url: str, monkeypatch: py
         assert store.head().size == 2
 
 
+def test_refs_that_take_longer_than_a_statement_may_are_replaced(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are thrown away in steps, none of which comes near the timeout; readers see the old ones until the end."""
+    monkeypatch.setitem(SETTINGS, "statement_timeout", "1s")
+    monkeypatch.setattr(pgwrites, "BLOCKS", 1)
+    with opened(url) as store:
+        fill(store, 200, b"k" * 1_000)  # seven to a block
+        slow = "BEGIN PERFORM pg_sleep(0.01); RETURN OLD; END"
+        raw(url, f"CREATE FUNCTION slow() RETURNS trigger AS '{slow}' LANGUAGE plpgsql")
+        raw(url, "CREATE TRIGGER slow BEFORE DELETE ON refs FOR EACH ROW EXECUTE FUNCTION slow()")
+        with store.batch() as batch:
+            batch.replace_refs([(b"new", 7)])
+            assert len(list(store.refs())) == 200
+            assert batch.story(b"k" * 1_000) == []
+        assert list(store.refs()) == [(b"new", 7)]
+
+
 def test_readers_cannot_write(url: str) -> None:
     """The server refuses a change through a connection that is for reading."""
     with opened(url) as store, store._readers.borrow() as link, pytest.raises(StoreAway, match="read-only"):
-        link.ask(Call(CLEAR_REFS))
+        link.ask(Call(PULSE, (int8(1),)))
 
 
 def test_plans_made_for_an_empty_log_stay_right_for_a_long_one(url: str) -> None:

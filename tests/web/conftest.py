@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gnexec.keys import ServerKeys, load, new_keys
+from tests.web.logs import Logs, in_memory, in_postgresql
 from tests.web.sites import ORIGIN, Site, open_site
 
 
@@ -25,15 +26,22 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> ServerKeys:
     return load(folder / "private")
 
 
+@pytest.fixture(scope="session", params=[in_memory, in_postgresql], ids=["memory", "postgresql"])
+def logs(request: pytest.FixtureRequest) -> Logs:
+    """Have each test that opens a server do so over each kind of store."""
+    chosen: Logs = request.param
+    return chosen
+
+
 @pytest.fixture
-async def secured(keys: ServerKeys, tmp_path: Path) -> AsyncIterator[Site]:
+async def secured(keys: ServerKeys, tmp_path: Path, logs: Logs) -> AsyncIterator[Site]:
     """Open a server in secured mode."""
-    async with open_site(keys, tmp_path) as site:
+    async with open_site(keys, tmp_path, logs) as site:
         yield site
 
 
 @pytest.fixture
-async def opened(keys: ServerKeys, tmp_path: Path) -> AsyncIterator[Site]:
+async def opened(keys: ServerKeys, tmp_path: Path, logs: Logs) -> AsyncIterator[Site]:
     """Open a server in open mode."""
-    async with open_site(keys, tmp_path, open_mode=True) as site:
+    async with open_site(keys, tmp_path, logs, open_mode=True) as site:
         yield site

@@ -23,13 +23,12 @@ from gnexec.errors import REFUSALS
 from gnexec.ids import b64url
 from gnexec.keys import ServerKeys
 from gnexec.settings import ServerSettings
-from gnexec.store.contract import Store
-from gnexec.store.memory import MemoryStore
 from gnexec.tokens.issued import AccessClaims, Scope, write_scope
 from gnexec.tokens.reading import sign
 from gnexec.web.app import make_app
 from gnexec.wire import decode_event
 from tests.web.clocks import FakeClock
+from tests.web.logs import Logs
 
 Json: TypeAlias = Any
 """What JSON can say, and what tests put in its place."""
@@ -99,21 +98,23 @@ def bearer(token: str) -> dict[str, str]:
 
 @asynccontextmanager
 async def open_site(
-    keys: ServerKeys, data: Path, *, store: Store | None = None, clock: FakeClock | None = None, **settings: Json
+    keys: ServerKeys, data: Path, logs: Logs, *, clock: FakeClock | None = None, **settings: Json
 ) -> AsyncIterator[Site]:
-    """Open a server over a new log, or over `store`; leases are a minute long, deadlines 20 s behind the wall time."""
+    """Open a server over a log of `logs`; leases are a minute long, deadlines 20 s behind the wall time."""
     told = clock or FakeClock()
-    chosen = ServerSettings(data=data, **{"lease_s": 60, "grace_s": 20, "allow_raw": True, **settings})
+    with logs(told.wall) as log:
+        given = {"lease_s": 60, "grace_s": 20, "allow_raw": True, **log.settings, **settings}
+        chosen = ServerSettings(data=data, **given)
 
-    async def opened() -> Office:
-        return open_office(chosen, keys, store or MemoryStore(clock_ms=told.wall), Clock(told.steady))
+        async def opened() -> Office:
+            return open_office(chosen, keys, log.store, Clock(told.steady))
 
-    app = make_app(opened)
-    async with (
-        app.router.lifespan_context(app),
-        httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://web.test") as client,
-    ):
-        yield Site(app, app.state.office, told, client)
+        app = make_app(opened)
+        async with (
+            app.router.lifespan_context(app),
+            httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://web.test") as client,
+        ):
+            yield Site(app, app.state.office, told, client)
 
 
 def check_problem(reply: httpx2.Response, *codes: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from gnexec.core.spec import Manifest, encode_manifest
 from gnexec.desk import uploads
 from gnexec.ids import sha256_hex
 from gnexec.keys import ServerKeys
+from tests.web.logs import Logs
 from tests.web.sites import Json, Site, bearer, check_problem, open_site
 from tests.web.volunteers import HandOut, Volunteer, random_id, stored, volunteer
 
@@ -56,9 +57,9 @@ async def test_name_that_is_no_digest_is_refused(secured: Site, digest: str) -> 
     assert kept(secured) == []
 
 
-async def test_upload_over_the_cap_is_refused_and_leaves_nothing(keys: ServerKeys, tmp_path: Path) -> None:
+async def test_upload_over_the_cap_is_refused_and_leaves_nothing(keys: ServerKeys, tmp_path: Path, logs: Logs) -> None:
     """Said beforehand or found out on the way."""
-    async with open_site(keys, tmp_path, max_blob_bytes=1 << 16) as site:
+    async with open_site(keys, tmp_path, logs, max_blob_bytes=1 << 16) as site:
         data = bytes((1 << 16) + 1)
 
         async def unsaid() -> Any:  # noqa: ANN401 -- an async iterator

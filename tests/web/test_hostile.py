@@ -20,6 +20,7 @@ from gnexec.keys import ServerKeys
 from gnexec.tokens.issued import Scope
 from gnexec.web.app import make_app
 from gnexec.web.resource import Auth, Operation
+from tests.web.logs import Logs
 from tests.web.sites import Site, bearer, check_problem, open_site
 from tests.web.volunteers import OFFER, HandOut, volunteer
 
@@ -86,9 +87,9 @@ async def set_stage(site: Site) -> Stage:
 
 
 @pytest.fixture(params=["secured", "open"])
-async def stage(request: pytest.FixtureRequest, keys: ServerKeys, tmp_path: Path) -> AsyncIterator[Stage]:
+async def stage(request: pytest.FixtureRequest, keys: ServerKeys, tmp_path: Path, logs: Logs) -> AsyncIterator[Stage]:
     """Set the stage in both modes."""
-    async with open_site(keys, tmp_path, open_mode=request.param == "open") as site:
+    async with open_site(keys, tmp_path, logs, open_mode=request.param == "open") as site:
         yield await set_stage(site)
 
 
@@ -557,10 +558,10 @@ async def test_job_that_cannot_be_run_is_refused_and_names_the_field(guarded: St
     assert await guarded.site.size() == before
 
 
-async def test_quorum_is_refused_in_open_mode(opened: Site, keys: ServerKeys, tmp_path: Path) -> None:
+async def test_quorum_is_refused_in_open_mode(opened: Site, keys: ServerKeys, tmp_path: Path, logs: Logs) -> None:
     """One owner, `anonymous`, cannot agree with itself; unless the operator says that all are trusted."""
     body = {"argv": ["x"], "redundancy": {"replicas": 2, "quorum": 2}}
     told = check_problem(await opened.http.post("/v1/jobs", json=body), "invalid")
     assert "--open-trust-all" in told["mend"]
-    async with open_site(keys, tmp_path / "trusting", open_mode=True, open_trust_all=True) as site:
+    async with open_site(keys, tmp_path / "trusting", logs, open_mode=True, open_trust_all=True) as site:
         assert (await site.http.post("/v1/jobs", json=body)).status_code == 201

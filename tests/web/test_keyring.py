@@ -13,6 +13,7 @@ from gnexec.desk import keyring
 from gnexec.keys import access_token, load, new_keys, revoke_token_keys, rotate_token_key
 from gnexec.tokens import kid_of
 from gnexec.tokens.issued import Scope
+from tests.web.logs import Logs
 from tests.web.sites import ORIGIN, Site, bearer, check_problem, open_site
 from tests.web.volunteers import volunteer
 
@@ -20,11 +21,11 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+async def site(tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     """A server over a ring of its own, that never looks at it unless it has a reason to."""
     monkeypatch.setattr(keyring, "BEAT_S", 3600.0)
     keys = new_keys(tmp_path / "keys", tmp_path / "public", ORIGIN)
-    async with open_site(keys, tmp_path) as opened:
+    async with open_site(keys, tmp_path, logs) as opened:
         opened.office.keyring.refresh()
         yield opened
 

@@ -8,16 +8,18 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from gnexec.core.events import WorkerEnrolled
 from gnexec.desk import dispatcher, history
 from gnexec.keys import ServerKeys
 from gnexec.tokens.issued import Scope
-from gnexec.web import gate, limits
+from gnexec.web import bodies, gate, limits
 from gnexec.web.app import make_app
 from gnexec.web.gate import LATEST_S, Rank, rank_of
 from gnexec.web.limits import Budget, Lobby, Rates, make_lobby, network
+from tests.web.logs import Logs
 from tests.web.sites import Json, Site, bearer, check_problem, open_site
 from tests.web.test_waiting import calling, watched
 from tests.web.volunteers import OFFER, volunteer
@@ -168,9 +170,9 @@ def test_rates_of_many_addresses_take_bounded_memory(monkeypatch: pytest.MonkeyP
     assert list(rates._buckets) == [str(i) for i in range(90, 100)]
 
 
-async def test_open_mode_limits_the_rate_of_each_address(keys: ServerKeys, tmp_path: Path) -> None:
+async def test_open_mode_limits_the_rate_of_each_address(keys: ServerKeys, tmp_path: Path, logs: Logs) -> None:
     """429 with Retry-After; whether the server is well may always be asked."""
-    async with open_site(keys, tmp_path, open_mode=True, open_rate=5) as site:
+    async with open_site(keys, tmp_path, logs, open_mode=True, open_rate=5) as site:
         replies = [await site.http.get("/hey") for _ in range(20)]
         assert [reply.status_code for reply in replies[:10]] == [200] * 10
         told = [reply for reply in replies if reply.status_code != 200]
@@ -183,11 +185,11 @@ async def test_open_mode_limits_the_rate_of_each_address(keys: ServerKeys, tmp_p
 
 @pytest.mark.parametrize("open_mode", [True, False])
 async def test_this_machines_own_clients_are_not_limited_unless_told(
-    keys: ServerKeys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, open_mode: bool
+    keys: ServerKeys, tmp_path: Path, logs: Logs, monkeypatch: pytest.MonkeyPatch, *, open_mode: bool
 ) -> None:
     """A laptop's own workers may ask as fast as they can; in secured mode there are tokens instead of rates."""
     monkeypatch.setattr(gate, "DEFAULT_OPEN_RATE", 1)
-    async with open_site(keys, tmp_path, open_mode=open_mode) as site:
+    async with open_site(keys, tmp_path, logs, open_mode=open_mode) as site:
         assert {(await site.http.get("/hey")).status_code for _ in range(20)} == {200}
 
 
@@ -199,10 +201,10 @@ def body_of(size: int) -> bytes:
     return json.dumps({"argv": ["x"], "name": ""}).encode().ljust(size)
 
 
-async def test_bodies_of_all_requests_together_are_bounded(keys: ServerKeys, tmp_path: Path) -> None:
+async def test_bodies_of_all_requests_together_are_bounded(keys: ServerKeys, tmp_path: Path, logs: Logs) -> None:
     """The third large body is told to come again while two are held; afterwards nothing is held."""
     async with open_site(
-        keys, tmp_path, open_mode=True, max_body_bytes=1 << 16, max_bodies_bytes=(1 << 17) + 1000
+        keys, tmp_path, logs, open_mode=True, max_body_bytes=1 << 16, max_bodies_bytes=(1 << 17) + 1000
     ) as site:
         going_on = asyncio.Event()
 
@@ -243,6 +245,67 @@ async def test_forged_token_is_refused_before_the_body_is_read(secured: Site) ->
     assert secured.app.state.gate.bodies.held == 0
 
 
+async def test_bodies_without_a_token_in_the_header_leave_those_of_workers_their_room(
+    keys: ServerKeys, tmp_path: Path, logs: Logs
+) -> None:
+    """Dripping bodies of nobody's fill a budget of their own: an honest result is taken, one more of theirs is not."""
+    async with open_site(keys, tmp_path, logs, max_body_bytes=1 << 16, max_bodies_bytes=gate.MAX_UNPROVEN) as site:
+        await site.submit()
+        ann = await volunteer(site)
+        taken = await ann.take()
+        for_ever = asyncio.Event()
+
+        async def drips(size: int) -> AsyncIterator[bytes]:
+            for _ in range(size // 1000):
+                yield b" " * 1000
+            await for_ever.wait()
+
+        def hostile(size: int) -> asyncio.Task[httpx2.Response]:
+            headers = {"Content-Type": "application/json"}
+            return asyncio.create_task(site.http.put("/jobs/1/result", content=drips(size), headers=headers))
+
+        door = site.app.state.gate
+        full = [hostile(65_000) for _ in range(4)] + [hostile(2_000)]
+        async with asyncio.timeout(30):
+            while door.unproven.held < 262_000:  # noqa: ASYNC110 -- nobody tells
+                await asyncio.sleep(0)
+        check_problem(await hostile(2_000), "overloaded")
+        assert (await ann.finish(taken)).json()["verdict"] == "valid"
+        assert door.bodies.held == 0
+        for_ever.set()
+        for task in full:
+            check_problem(await task, "malformed", "no_token")
+        assert door.unproven.held == 0
+
+
+async def test_body_without_a_token_in_the_header_is_given_up_soon(
+    secured: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has shown nothing is waited for less long than others."""
+    monkeypatch.setattr(bodies, "UNPROVEN_PAUSE_S", 0.01)
+
+    async def stops() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    sent = secured.http.put("/jobs/1/result", content=stops(), headers={"Content-Type": "application/json"})
+    check_problem(await asyncio.wait_for(sent, 30), "slow_body")
+
+
+async def test_open_mode_takes_the_largest_body_though_its_token_is_within(
+    keys: ServerKeys, tmp_path: Path, logs: Logs
+) -> None:
+    """GnExec's own clients bring the whole output with the token, so the small budget has room for one of them."""
+    async with open_site(
+        keys, tmp_path, logs, open_mode=True, max_body_bytes=1 << 20, max_bodies_bytes=1 << 20
+    ) as site:
+        job = await site.submit()
+        work = (await site.http.get("/jobs/next")).json()
+        body = {"token": work["token"], "exit_code": 0, "stdout": "x" * 1_000_000}
+        reply = await site.http.put(f"/jobs/{job}/result", json=body)
+        assert reply.json()["verdict"] == "valid"
+
+
 # Shedding.
 
 
@@ -257,8 +320,8 @@ def test_every_operation_has_the_rank_that_its_purpose_has() -> None:
     assert of[Rank.WORK] == {"GET /jobs/next", "GET /v1/jobs/next"}
     assert {"PUT /jobs/{job:number}/result", "PUT /jobs/{job:number}/status", "PUT /v1/results"} <= of[Rank.REPORT]
     assert {"POST /v1/jobs", "POST /v1/workers"} <= of[Rank.SUBMIT]
-    assert {"GET /v1/jobs/{job:number}", "GET /checkpoint"} <= of[Rank.READ]
-    assert {"GET /healthz", "GET /readyz", "GET /metrics"} == of[Rank.ALWAYS]
+    assert {"GET /v1/jobs/{job:number}", "GET /checkpoint", "GET /metrics"} <= of[Rank.READ]
+    assert {"GET /healthz", "GET /readyz"} == of[Rank.ALWAYS]
 
 
 @pytest.mark.parametrize("by", ["lateness", "number"])

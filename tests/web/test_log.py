@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import threading
 from typing import Any
 
 import httpx2
 import pytest
 
+from gnexec.core.job import Job, fold
+from gnexec.desk import releasing
 from gnexec.desk.office import Office
 from gnexec.ids import salted_digest
+from gnexec.store.contract import Entry
 from gnexec.tlog.checkpoint import Checkpoint, open_checkpoint
 from gnexec.tlog.merkle import leaf_hash, node_hash
 from gnexec.tlog.note import Verifier, parse_vkey
@@ -170,6 +175,78 @@ async def test_payloads_come_in_pages(secured: Site) -> None:
     assert await payloads(secured, start=size) == []
     assert await payloads(secured, start=2**53 - 1) == []
     check_problem(await secured.http.get("/log/payloads?count=257"), "invalid")
+
+
+async def closed_jobs(site: Site, count: int) -> None:
+    """Have public jobs handed out together, withdrawn and closed."""
+    jobs = [{"argv": ["x", str(i)], "data_class": "public"} for i in range(count)]
+    (await site.http.post("/v1/jobs", json={"jobs": jobs}, headers=site.person())).raise_for_status()
+    ann = await volunteer(site)
+    assert len((await ann.ask(n=count)).json()["jobs"]) == count
+    for job in range(1, count + 1):
+        (await site.http.post(f"/v1/jobs/{job}:cancel", headers=site.person())).raise_for_status()
+    assert sum(bool(line.get("withheld")) for line in await payloads(site)) == 2 + count
+    await site.pass_s(62)
+
+
+async def test_page_of_many_jobs_folds_each_once_beside_the_writer_and_never_again(
+    secured: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks for payloads takes nothing from those who work, however many jobs a page tells of."""
+    folded: list[tuple[int, str]] = []
+
+    def noted(number: int, story: Any) -> Job | None:  # noqa: ANN401 -- as `fold`
+        folded.append((number, threading.current_thread().name))
+        return fold(number, story)
+
+    await closed_jobs(secured, 64)
+    secured.office.releases._shown.clear()
+    monkeypatch.setattr(releasing, "fold", noted)
+    lines = await payloads(secured)
+    assert len(lines) == await secured.size()
+    assert not any(line.get("withheld") for line in lines)
+    assert sorted(number for number, _ in folded) == list(range(1, 65))
+    assert "gnexec-writer" not in {thread for _, thread in folded}
+    assert await payloads(secured) == lines
+    assert len(folded) == 64
+
+
+async def test_job_that_is_open_in_the_world_keeps_its_payloads_back_whatever_the_store_says(secured: Site) -> None:
+    """Of two answers the one that shows less is believed."""
+    await finished(secured, "public")
+    job = await secured.office.desk.ask(lambda view: view.job(1))
+    assert job is not None
+    assert job.closed
+    await secured.office.desk.ask(lambda view: view.world.jobs.__setitem__(1, job))
+    assert sum(bool(line.get("withheld")) for line in await payloads(secured)) == 4
+
+
+async def test_pages_are_made_few_at_a_time_and_others_wait_or_come_again(
+    secured: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two are made, so many wait, one more is refused; meanwhile everything else is answered."""
+    reading, going_on = threading.Semaphore(0), threading.Event()
+    entries = secured.office.store.entries
+
+    def slow(start: int, stop: int) -> list[Entry]:
+        if threading.current_thread().name != "gnexec-writer":
+            reading.release()
+            going_on.wait(30)
+        return entries(start, stop)
+
+    monkeypatch.setattr(releasing, "MOST_WAITING", 1)
+    monkeypatch.setattr(secured.office.store, "entries", slow)
+    asked = [asyncio.create_task(secured.http.get("/log/payloads")) for _ in range(releasing.AT_ONCE)]
+    for _ in asked:
+        assert await asyncio.to_thread(reading.acquire, timeout=30)
+    asked.append(asyncio.create_task(secured.http.get("/log/payloads")))
+    while not secured.office.releases._waiting:  # noqa: ASYNC110 -- nobody tells
+        await asyncio.sleep(0)
+    check_problem(await secured.http.get("/log/payloads"), "overloaded")
+    assert (await secured.http.get("/checkpoint")).status_code == 200
+    assert await secured.submit()
+    going_on.set()
+    assert [(await task).status_code for task in asked] == [200] * 3
 
 
 async def test_log_shows_no_command_line_name_or_output(secured: Site) -> None:

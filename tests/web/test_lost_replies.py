@@ -17,6 +17,7 @@ from gnexec.ids import sha256_hex
 from gnexec.keys import ServerKeys
 from gnexec.store.memory import Fault, MemoryStore
 from tests.web.clocks import FakeClock
+from tests.web.logs import over
 from tests.web.sites import Site, check_problem, open_site
 from tests.web.volunteers import volunteer
 
@@ -191,7 +192,7 @@ async def test_each_call_is_safe_to_repeat_when_the_commit_failed(
     faults, clock = Faults(), FakeClock()
     store = MemoryStore(faults=faults, clock_ms=clock.wall)
 
-    async with open_site(keys, tmp_path, store=store, clock=clock) as site:
+    async with open_site(keys, tmp_path, over(store), clock=clock) as site:
 
         async def persist(method: str, path: str, **what: object) -> httpx2.Response:
             faults.next_one, came = fault, faults.came

@@ -1,7 +1,7 @@
 """Requests made up from the description alone: no failure of the server, and every reply of a described type.
 
-Bounded: some examples of each operation, in both modes, the same in each run. Long waits are left out, and the stream
-of events with them (see `test_waiting`).
+Bounded: some examples of each operation, in both modes and over both stores, the same in each run. Long waits are left
+out, and the stream of events with them (see `test_waiting`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 from gnexec.keys import ServerKeys
 from gnexec.web.openapi import describe
 from gnexec.web.resource import Auth
+from tests.web.logs import Logs
 from tests.web.sites import Json, bearer, open_site
 from tests.web.test_hostile import OPERATIONS, Stage, set_stage
 
@@ -62,13 +63,13 @@ class Caller:
 
 @pytest.fixture(scope="module", params=["secured", "open"])
 def caller(
-    request: pytest.FixtureRequest, keys: ServerKeys, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, keys: ServerKeys, tmp_path_factory: pytest.TempPathFactory, logs: Logs
 ) -> Iterator[Caller]:
     """Run a server in another thread's loop."""
     folder: Path = tmp_path_factory.mktemp("site")
     with (
         start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(open_site(keys, folder, open_mode=request.param == "open")) as site,
+        portal.wrap_async_context_manager(open_site(keys, folder, logs, open_mode=request.param == "open")) as site,
     ):
         yield Caller(portal, portal.call(set_stage, site))
 

@@ -16,6 +16,7 @@ from gnexec.tokens.issued import AccessClaims, Scope
 from gnexec.tokens.jwk import kid_of, public_jwk
 from gnexec.tokens.reading import sign
 from tests.tokens.forgery import forge
+from tests.web.logs import Logs
 from tests.web.sites import Json, Site, bearer, check_problem, open_site
 from tests.web.volunteers import OFFER, HandOut, Volunteer, claims_of, volunteer
 
@@ -259,9 +260,11 @@ async def test_open_modes_job_token_is_worth_nothing_in_secured_mode(secured: Si
     check_problem(reply, "wrong_key")
 
 
-async def test_raw_command_is_refused_unless_the_operator_allows_it(keys: ServerKeys, tmp_path: Path) -> None:
+async def test_raw_command_is_refused_unless_the_operator_allows_it(
+    keys: ServerKeys, tmp_path: Path, logs: Logs
+) -> None:
     """Volunteers run what the operator lets in."""
-    async with open_site(keys, tmp_path, allow_raw=False) as site:
+    async with open_site(keys, tmp_path, logs, allow_raw=False) as site:
         reply = await site.http.post("/v1/jobs", json={"cmd": "id"}, headers=site.person())
         check_problem(reply, "raw_refused")
 

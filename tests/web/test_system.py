@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
-from gnexec.errors import REFUSALS
+from gnexec.core.world import World
+from gnexec.errors import REFUSALS, StoreAway
 from gnexec.keys import ServerKeys
 from gnexec.store.memory import MemoryStore
 from gnexec.tokens.jwk import import_set, kid_of
+from gnexec.web import resource, system
 from tests.web.clocks import FakeClock
+from tests.web.logs import over
 from tests.web.sites import ORIGIN, Site, check_problem, open_site
 from tests.web.volunteers import volunteer
 
@@ -53,6 +58,7 @@ async def test_clock_that_jumps_stops_hand_outs_and_says_so(secured: Site, jump_
     await ann.tell(taken, progress=0.1)
     await secured.submit(argv=["other"])
     secured.clock.jumped_ms = 1000 * jump_s
+    await secured.pass_s(2)  # the writer looks at the clock at least as often as it beats
     before = await secured.size()
     told = check_problem(await secured.http.get("/readyz"), "unready")
     assert f"{jump_s:+d} s" in told["detail"]
@@ -63,7 +69,7 @@ async def test_clock_that_jumps_stops_hand_outs_and_says_so(secured: Site, jump_
     assert await secured.size() == before
     assert (await ann.finish(taken)).json()["verdict"] == "valid"
     secured.clock.jumped_ms = 0
-    await secured.size()
+    await secured.pass_s(2)
     assert (await secured.http.get("/readyz")).status_code == 200
     assert (await bob.ask()).status_code == 200
 
@@ -72,7 +78,7 @@ async def test_readyz_fails_while_the_store_is_away(keys: ServerKeys, tmp_path: 
     """And every call says 503, with the time to try again; the process lives."""
     clock = FakeClock()
     store = MemoryStore(clock_ms=clock.wall)
-    async with open_site(keys, tmp_path, store=store, clock=clock) as site:
+    async with open_site(keys, tmp_path, over(store), clock=clock) as site:
         ann = await volunteer(site)
         me = site.person()
         store._closed = True
@@ -157,6 +163,75 @@ async def test_metrics_show_who_waits(secured: Site) -> None:
     await secured.submit()
     assert (await asking).status_code == 200
     assert await polls() == 0
+
+
+async def test_metrics_count_once_for_all_who_ask_at_a_time(secured: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counting walks over all workers, so who asks often is told what was counted just before; requests count on."""
+    counted = 0
+    count = system._count
+
+    def noted(world: World) -> system._Counted:
+        nonlocal counted
+        counted += 1
+        return count(world)
+
+    monkeypatch.setattr(system, "_count", noted)
+    monkeypatch.setattr(secured.app.state.checks.counted, "_keep_s", 3600)
+    replies = await asyncio.gather(*(secured.http.get("/metrics") for _ in range(10)))
+    assert {reply.status_code for reply in replies} == {200}
+    assert (await secured.http.get("/metrics")).status_code == 200
+    assert counted == 1
+    secured.app.state.checks.counted._kept = None
+    assert (await secured.http.get("/metrics")).status_code == 200
+    assert counted == 2
+
+
+async def test_readyz_asks_a_store_that_hangs_once_and_says_unready(
+    secured: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many ask, one thread waits for the store, and everybody hears that it does not answer."""
+    back, pings = threading.Event(), 0
+
+    def hangs() -> None:
+        nonlocal pings
+        pings += 1
+        back.wait(30)
+
+    monkeypatch.setattr(system, "PING_S", 0.01)
+    monkeypatch.setattr(secured.office.store, "ping", hangs)
+    for _ in range(2):
+        for reply in await asyncio.gather(*(secured.http.get("/readyz") for _ in range(5))):
+            assert "has not answered" in check_problem(reply, "unready")["detail"]
+    assert pings == 1
+    back.set()
+    monkeypatch.setattr(system, "PING_S", 30)
+    assert (await secured.http.get("/readyz")).status_code == 200
+
+
+async def test_description_is_made_once(secured: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It never changes while a server runs, and takes long to make."""
+
+    def never(_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(system, "describe", never)
+    assert (await secured.http.get("/openapi.json")).json()["openapi"].startswith("3.1")
+
+
+def test_store_that_is_away_is_told_once_and_again_when_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand requests that fail for one reason are one line of the operator's log."""
+    monkeypatch.setattr(resource, "_outage", resource._Outage())
+
+    def told(*reasons: str) -> list[str]:
+        with capture_logs() as lines:
+            for why in reasons:
+                assert resource.problem(StoreAway(why)).status_code == 503
+        return [line["error"] for line in lines]
+
+    assert told("no route", "no route", "no route") == ["no route"]
+    assert told("no route", "no login", "no route", "no login") == ["no login"]
+    monkeypatch.setattr(resource, "QUIET_S", -1)
+    assert told("no route") == ["no route"]
 
 
 async def test_jwks_has_the_public_keys_and_only_those(secured: Site) -> None:

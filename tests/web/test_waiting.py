@@ -7,13 +7,16 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gnexec.core.events import HandedOut
 from gnexec.desk import volunteering
-from tests.web.sites import Site
+from gnexec.keys import ServerKeys
+from tests.web.logs import Logs
+from tests.web.sites import Site, check_problem, open_site
 from tests.web.volunteers import Volunteer, volunteer
 
 pytestmark = pytest.mark.anyio
@@ -250,6 +253,17 @@ async def test_lapsed_lease_wakes_who_waits(secured: Site) -> None:
         await secured.pass_s(62)
         await call.end()
     assert json.loads(call.body)["attempt"] == 2
+
+
+async def test_worker_that_is_enrolled_nowhere_here_need_not_wait_to_hear_it(
+    secured: Site, keys: ServerKeys, tmp_path: Path, logs: Logs
+) -> None:
+    """Its token is good, its worker is in another log: with `wait` it is refused at once, as without."""
+    async with open_site(keys, tmp_path / "other", logs) as other:
+        stranger = await volunteer(other)
+    for params in ({}, {"wait": 300}):
+        asked = secured.http.get("/jobs/next", params=params, headers=stranger.headers)
+        check_problem(await asyncio.wait_for(asked, 30), "unknown_key")
 
 
 async def test_waiting_for_a_decision_ends_with_it(secured: Site) -> None:

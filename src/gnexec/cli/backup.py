@@ -3,6 +3,11 @@
 A backup is a data folder: log, blobs, private and public keys. It can be verified like one (`gnexec log verify BACKUP`)
 and served. It is made while the server serves; made anew over an older one, it copies only what changed.
 
+Rules:
+- The log is copied first, then the keys, then the blobs: whatever is added meanwhile, the copy of the log names no key
+  and no blob that is not there.
+- To restore removes nothing: blobs are named by their content, and the log that was there is moved aside.
+
 A backup does not hold `published`, the newest checkpoint that the server has shown: that must be kept apart from what
 it is there to check.
 """
@@ -23,7 +28,6 @@ if TYPE_CHECKING:
 
 LOG = "log.sqlite"
 _UPLOADS = "uploads"
-"""What is being uploaded is no blob yet."""
 
 
 def backup(
@@ -43,14 +47,15 @@ def backup(
     Args:
         to: Folder for the backup.
         folder: see `Folder`.
-        database: Address of the log's database, sqlite:///FILE; else `log.sqlite` in the data folder.
+        database: Address of the log's database, sqlite:///FILE, or postgresql://HOST/DATABASE with --without-log; else
+            `log.sqlite` in the data folder.
         blobs: Folder of the blobs, if the server was given one.
         without_log: Blobs and keys only, after the log was dumped by PostgreSQL's own tools.
         json: see `Json`.
     """
     from gnexec.errors import BadConfiguration
     from gnexec.keys import load
-    from gnexec.keys.files import make_dir
+    from gnexec.keys.files import locked, make_dir
     from gnexec.settings import ServerSettings
     from gnexec.store.backup import copy_log, mirror
 
@@ -61,10 +66,11 @@ def backup(
         msg = "This log is not in SQLite: dump it with pg_dump first, then add --without-log (docs/operate.md)."
         raise BadConfiguration(msg)
     make_dir(to, 0o700)
-    mirror(settings.private_keys, to / "keys", lambda path: not path.name.startswith(".") and path.name != "lock")
     head = None if without_log else copy_log(_database(settings), to / LOG)
-    copied = mirror(settings.blob_folder, to / "blobs", lambda path: path.parts[0] != _UPLOADS)
-    mirror(settings.data / "public", to / "public", lambda path: not path.name.startswith("."))
+    with locked(settings.private_keys):
+        mirror(settings.private_keys, to / "keys", _is_key)
+        mirror(settings.data / "public", to / "public", _is_key)
+    copied = mirror(settings.blob_folder, to / "blobs", _is_blob)
     entries = None if head is None else head.size
     if json:
         json_line({"path": str(to), "entries": entries, "blobs_copied": copied})
@@ -84,7 +90,8 @@ def restore(
 ) -> int:
     """Put a backup into the data folder, whose server must not run; a log that is there is moved aside, not removed.
 
-    Fails if the backup ends before a checkpoint that the server has published: such a log may not be served again.
+    Changes nothing if the backup ends before a checkpoint that the server has published: such a log may not be served
+    again. Blobs and keys that are there stay.
 
     Args:
         source: Folder of the backup.
@@ -95,7 +102,7 @@ def restore(
     from gnexec.keys import load
     from gnexec.keys.files import make_dir
     from gnexec.settings import ServerSettings
-    from gnexec.store.backup import copy_log, mirror
+    from gnexec.store.backup import copy_log, mirror, size_of_log
     from gnexec.store.lockfile import LockFile
     from gnexec.store.published import newest_published
 
@@ -104,31 +111,54 @@ def restore(
     _refuse_other(settings.data, origin)
     make_dir(settings.data, 0o700)
     size, aside = None, None
-    if (source / LOG).exists():
+    if not (source / LOG).exists():
+        mirror(source / "blobs", settings.blob_folder, _is_blob, prune=False)
+    else:
         with LockFile(_database(settings)):
+            size = size_of_log(source / LOG)
+            newest = newest_published(settings.published)
+            if newest is not None and newest.size > size:
+                if json:
+                    json_line({"entries": size, "aside": None, "short_of": newest.size})
+                complain(
+                    f"The backup has {size} entries, and a checkpoint of {newest.size} was published, so it may not be "
+                    "served any more; nothing was changed",
+                    "Restore a newer backup, or begin another log: docs/operate.md, 'A backup that is too short'.",
+                )
+                return 1
+            mirror(source / "blobs", settings.blob_folder, _is_blob, prune=False)
             aside = _move_aside(settings)
-            size = copy_log(source / LOG, _database(settings)).size
-    mirror(source / "blobs", settings.blob_folder)
-    if not (settings.private_keys / "ring.json").exists():
-        mirror(source / "keys", settings.private_keys)
-        mirror(source / "public", settings.data / "public")
-    newest = newest_published(settings.published)
-    short = size is not None and newest is not None and newest.size > size
+            copy_log(source / LOG, _database(settings))
+    _restore_keys(source, settings)
     if json:
-        json_line(
-            {"entries": size, "aside": aside and str(aside), "short_of": newest.size if newest and short else None}
-        )
+        json_line({"entries": size, "aside": aside and str(aside), "short_of": None})
     else:
         line(f"{'Blobs and keys' if size is None else f'The log, of {size} entries, blobs and keys'} are back.")
         if aside is not None:
             line(f"The log that was there is in {aside}.")
-    if newest is not None and short:
-        complain(
-            f"A checkpoint of {newest.size} entries was published, so this log may not be served any more",
-            "Restore a newer backup, or begin another log: docs/operate.md, 'A backup that is too short'.",
-        )
-        return 1
     return 0
+
+
+def _restore_keys(source: Path, settings: ServerSettings) -> None:
+    """Put the keys of a backup where there are none; the ring comes last, so that this can be done again."""
+    from gnexec.store.backup import mirror
+
+    ring = "ring.json"
+    if (settings.private_keys / ring).exists():
+        return
+    mirror(source / "public", settings.data / "public", _is_key, prune=False)
+    mirror(source / "keys", settings.private_keys, lambda path: _is_key(path) and path.name != ring, prune=False)
+    mirror(source / "keys", settings.private_keys, lambda path: path.name == ring, prune=False)
+
+
+def _is_key(path: Path) -> bool:
+    """Tell a file of keys from the folder's lock, and from what is being written."""
+    return not path.name.startswith(".") and path.name != "lock"
+
+
+def _is_blob(path: Path) -> bool:
+    """Tell a blob from what is being uploaded."""
+    return path.parts[0] != _UPLOADS
 
 
 def _refuse_other(folder: Path, origin: str) -> None:

@@ -17,6 +17,8 @@ from gnexec.bench.run import run
 from gnexec.bench.stations import Plan
 from gnexec.cli.output import Json, complain, facts, json_line, line, say, table
 
+BUSY = 0.8
+"""A server that is the limit runs for this share of its time, at least."""
 MOST_SHOWN = 25
 """Functions of a profile."""
 Positive = Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=1))]
@@ -108,6 +110,11 @@ def _show(told: Machine, figures: list[Figure]) -> None:
     line("")
     line("median: a second, or as the line says; of what stands before the ÷. CPU µs: of the")
     line("server, for one of them. must, goal: of the ratio; of the median where there is none.")
+    idle = [each.busy for each in figures if each.topic == "get" and each.busy is not None]
+    if idle and min(idle) < BUSY:
+        line("")
+        line(f"The trivial server ran for {min(idle):.0%} of its time only: the load, or other work on")
+        line("this machine, was the limit. Ratios to GET are too good then; compare CPU µs.")
 
 
 def _row(each: Figure) -> list[str]:

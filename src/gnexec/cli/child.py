@@ -1,27 +1,39 @@
 """One server of several: what `gnexec serve --processes` starts, with orders from its supervisor on standard input.
 
-Not for people: a child says on standard output that it serves, in one line, and ends when its standard input does.
+Not for people: a child says on standard output that it serves, in one line, and from then on every few seconds, in one
+line, how it is. It ends when its standard input does.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 from prometheus_client import values
 
 from gnexec.settings import ServerSettings
 
+if TYPE_CHECKING:
+    from gnexec.desk.office import Office
+
 READY: Final = b"ready\n"
 """What a child says when it serves."""
-ORPHAN_S: Final = 15
+WELL: Final = b"well\n"
+"""What it says from then on: its event loop turns."""
+BROKEN: Final = b"broken\n"
+"""What it says instead once its writer has ended for good: it answers that it is unready, and nothing else."""
+TELL_S: Final = 2.0
+"""How often it says one of the two."""
+ORPHAN_S: Final = 25
 """A child whose supervisor is gone ends by force after this long."""
 
 
@@ -65,7 +77,7 @@ def main() -> int:
     threading.Thread(target=_outlive_nobody, name="gnexec-lifeline", daemon=True).start()
 
     from gnexec.cli import journal, report
-    from gnexec.cli.serve import bind, serve_on, server_keys
+    from gnexec.cli.listening import bind, serve_on, server_keys
     from gnexec.errors import GnexecError
 
     settings = orders.settings
@@ -80,9 +92,16 @@ def main() -> int:
     return 0
 
 
-def _say_ready() -> None:
-    sys.stdout.buffer.write(READY)
-    sys.stdout.buffer.flush()
+def _say_ready(office: Office) -> None:
+    os.write(1, READY)
+    asyncio.get_running_loop().call_later(TELL_S, _tell, office)
+
+
+def _tell(office: Office) -> None:
+    """Say how this child is, now and from now on."""
+    with suppress(OSError):  # The supervisor is gone: the other thread sees to the end.
+        os.write(1, BROKEN if office.desk.broken() else WELL)
+    asyncio.get_running_loop().call_later(TELL_S, _tell, office)
 
 
 def _outlive_nobody() -> None:

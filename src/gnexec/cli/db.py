@@ -112,7 +112,8 @@ def snapshot(
 
     Args:
         folder: see `Folder`.
-        database: Address of the log's database, sqlite:///FILE; else `log.sqlite` in the data folder.
+        database: Address of the log's database, sqlite:///FILE or postgresql://HOST/DATABASE; else `log.sqlite` in the
+            data folder.
         at_least: Make one only when this many entries were added since the last.
         leash: Run at the lowest priority, and end when standard input does: how a server starts it.
         json: see `Json`.

@@ -48,7 +48,8 @@ def serve(  # noqa: PLR0913 -- one argument for each setting
 
     Args:
         folder: see `Folder`.
-        database: Address of the log's database, sqlite:///FILE; else `log.sqlite` in the data folder.
+        database: Address of the log's database, sqlite:///FILE or postgresql://HOST/DATABASE; else `log.sqlite` in the
+            data folder.
         blobs: Folder of inputs and outputs, which servers on several hosts share; else `blobs` in the data folder.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.

@@ -9,6 +9,9 @@ Rules:
 - Every child has a listening socket of its own on the shared address (SO_REUSEPORT), from when it is ready until it
   ends: the kernel spreads connections evenly, and none waits for a child that is down.
 - A child that dies is started again at once; one that keeps dying, after ever longer pauses.
+- A child that is silent for `SILENT_S` hangs, and is killed.
+- A child whose writer has ended for good (the log has what it cannot read) is ended while another one serves, so that
+  it has no share of the connections, and started again. The last one stays, and answers that it is unready, and why.
 - A child reads its orders from a pipe that the supervisor holds open: when it closes, the supervisor is gone, however
   it went, and the child ends as on SIGTERM.
 - The end comes in time: children that have not ended after `END_S` are killed, as they all are at a second signal.
@@ -29,8 +32,8 @@ from typing import Final
 import structlog
 
 from gnexec.cli import notify
-from gnexec.cli.child import READY, Orders
-from gnexec.cli.serve import SHUTDOWN_S, announce, bind, server_keys
+from gnexec.cli.child import BROKEN, READY, Orders
+from gnexec.cli.listening import CLOSE_S, SHUTDOWN_S, announce, bind, server_keys
 from gnexec.desk import meters
 from gnexec.errors import BadConfiguration
 from gnexec.keys import ServerKeys
@@ -40,8 +43,11 @@ from gnexec.store.pgaddress import is_postgres
 log = structlog.get_logger("gnexec.serve")
 
 CHILD: Final = (sys.executable, "-m", "gnexec.cli.child")
-END_S: Final = SHUTDOWN_S + 5
+END_S: Final = SHUTDOWN_S + CLOSE_S + 5
 """A child that was told to end is killed after this long."""
+SILENT_S: Final = 60.0
+"""A child that serves and is not heard for this long is killed."""
+MISSED: Final = 2
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 30.0
 WELL_S: Final = 60.0
@@ -96,6 +102,8 @@ class Supervisor:
         self._address = address
         self._metrics = metrics
         self._running: dict[int, asyncio.subprocess.Process] = {}
+        self._well: set[int] = set()
+        self._broken: set[int] = set()
         self._serving = asyncio.Event()
         self._begun = {number: asyncio.Event() for number in range(1, settings.processes + 1)}
         self._ending = asyncio.Event()
@@ -181,11 +189,48 @@ class Supervisor:
             if await child.stdout.readline() == READY:
                 log.info("a process serves", process=number, pid=child.pid)
                 self._serving.set()
+                self._well.add(number)
+                self._end_broken()
             self._begun[number].set()
+            await self._listen(number, child, child.stdout)
             return await child.wait()
         finally:
             del self._running[number]
+            self._well.discard(number)
+            self._broken.discard(number)
             meters.forget(number, self._metrics)
+
+    async def _listen(self, number: int, child: asyncio.subprocess.Process, said: asyncio.StreamReader) -> None:
+        """Hear how a child is until it says no more; kill it if it hangs.
+
+        It is missed twice, each time for half as long: once only, and it is this process that stood still.
+        """
+        missed = 0
+        while missed < MISSED:
+            try:
+                line = await asyncio.wait_for(said.readline(), SILENT_S / MISSED)
+            except TimeoutError:
+                missed += 1
+                continue
+            missed = 0
+            if not line:
+                return
+            if line == BROKEN and number in self._well:
+                log.error("a process cannot go on with the log", process=number)
+                self._well.discard(number)
+                self._broken.add(number)
+                self._end_broken()
+        log.error("a process hangs and is killed", process=number, silent_s=SILENT_S)
+        with suppress(ProcessLookupError):
+            child.kill()
+
+    def _end_broken(self) -> None:
+        """End the children whose writer has ended, if there is one that serves instead."""
+        while self._well and self._broken:
+            number = self._broken.pop()
+            log.warning("a process is ended, since others serve", process=number)
+            with suppress(ProcessLookupError):
+                self._running[number].terminate()
 
     async def _end(self) -> None:
         """Wait until all are to end, tell them, and see to it that they do."""

@@ -53,8 +53,14 @@ PULSE_MS: Final = 2_000
 """How often the store is told that a server is alive."""
 OUTAGE_MS: Final = 3 * PULSE_MS
 """A gap between pulses that is longer than this was an outage."""
+STOPPED_WITHIN_S: Final = 5.0
+"""How long the writer may take to answer what waits when it is told to stop; a store that hangs would keep it."""
 RETRY_S: Final = 0.2
-"""How often a store that is away is tried again."""
+"""When a log that cannot be used is tried again for the first time; from then on after ever longer pauses."""
+LONGEST_AWAY_S: Final = 2.0
+"""The longest pause where the store is away."""
+LONGEST_BAD_S: Final = 10.0
+"""The longest pause where an operator is to act: to find that out may mean to fold the whole log."""
 
 
 class Dispatcher:
@@ -88,6 +94,7 @@ class Dispatcher:
         self._served_ms = 0
         self._behind = False
         self._failure: str | None = None
+        self._unwritten: str | None = None
 
     # For event loops.
 
@@ -122,7 +129,13 @@ class Dispatcher:
             return self._failure
         if self._thread is None or not self._thread.is_alive():
             return "The writer is not running."
+        if self._unwritten is not None:
+            return f"Nothing could be written: {self._unwritten}"
         return self._ledger.keys_missing() or self._clock.trouble
+
+    def broken(self) -> bool:
+        """Tell whether the writer has ended without having been told to: it will never answer again."""
+        return self._thread is not None and not self._thread.is_alive() and not self._stopping
 
     def keys_missing(self) -> str | None:
         """Say which keys of the log this server has not got, or None if it has all."""
@@ -204,15 +217,25 @@ class Dispatcher:
         self._thread = threading.Thread(target=self._run, name="gnexec-writer", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Answer what waits, then end the writer. The store stays open."""
+    def stop(self) -> bool:
+        """Answer what waits, then end the writer. The store stays open.
+
+        Returns:
+            Whether the writer has ended. If not, the store holds it: it is left to end with the process, and what
+            waits is not answered. The store must not be closed under it.
+        """
         with self._wake:
             self._stopping = True
             self._wake.notify()
-        if self._thread is not None:
-            self._thread.join()
-            with contextlib.suppress(StoreAway):
-                self._store.pulse(self._clock.now_ms())
+        if self._thread is None:
+            return True
+        self._thread.join(STOPPED_WITHIN_S)
+        if self._thread.is_alive():
+            log.error("the store does not answer; the writer is left behind", waited_s=STOPPED_WITHIN_S)
+            return False
+        with contextlib.suppress(StoreAway):
+            self._store.pulse(self._clock.now_ms())
+        return True
 
     def _end_outage(self) -> None:
         """Enter into the log, at the start, for how long no server was alive; nothing where another one is."""
@@ -246,6 +269,7 @@ class Dispatcher:
                     self._maker.noticed(self._ledger.world.size)
             except Exception as err:  # Whatever it was, nobody may be left waiting for ever.
                 if isinstance(err, StoreAway):
+                    self._unwritten = str(err)
                     log.warning("the store is away", error=str(err))
                 else:
                     log.exception("the batch failed")
@@ -300,6 +324,7 @@ class Dispatcher:
         if now_ms - self._pulse_ms >= PULSE_MS:
             self._store.pulse(now_ms)
             self._pulse_ms = now_ms
+            self._unwritten = None
 
     def _answer(self, requests: list[Request]) -> None:
         """Give the answers: what was decided is durable, and questions see it."""
@@ -317,9 +342,11 @@ class Dispatcher:
     def _tell(self) -> None:
         """Tell the feeds what was committed, here or elsewhere."""
         events = self._ledger.news()
-        if events:
-            ready = len(self._ledger.world.ready)
-            for feed in self._feeds:
+        ready = len(self._ledger.world.ready)
+        for feed in self._feeds if events is None or events else ():
+            if events is None:
+                feed.missed(ready)
+            else:
                 feed.publish(events, ready)
 
     def _record(self, requests: list[Request]) -> list[Request]:
@@ -372,22 +399,39 @@ class Dispatcher:
 
     def _recover(self) -> bool:
         """Fold the log anew, as often as it takes; return False if it can never succeed, or it is time to stop."""
+        pause_s, told = RETRY_S, set[str]()
         while True:
             try:
                 self._ledger.refold()
             except (StoreAway, BadConfiguration) as err:
                 self._refuse_all(err)
-                with self._wake:
-                    if self._stopping:
-                        return False
-                    self._wake.wait(RETRY_S)
+                if str(err) not in told:
+                    told.add(str(err))
+                    log.warning("the log cannot be used, and is tried again", error=str(err))
+                if self._pause(pause_s, news_end_it=isinstance(err, StoreAway)):
+                    return False
+                pause_s = min(2 * pause_s, LONGEST_AWAY_S if isinstance(err, StoreAway) else LONGEST_BAD_S)
             except Exception as err:
                 log.exception("the log cannot be folded; nothing is answered any more")
                 self._refuse_all(err)
                 return False
             else:
                 self._failure = None
+                if told:
+                    log.info("the log can be used again")
                 return True
+
+    def _pause(self, longest_s: float, *, news_end_it: bool) -> bool:
+        """Wait, though no longer than until it is time to stop; return whether it is.
+
+        Args:
+            longest_s: how long.
+            news_end_it: whether to go on at once when the store tells of something: it may be back.
+        """
+        with self._wake:
+            self._behind = False  # whatever is tried next reads the newest head
+            self._wake.wait_for(lambda: self._stopping or (news_end_it and self._behind), longest_s)
+            return self._stopping
 
     def _refuse_all(self, err: Exception) -> None:
         """Take no more requests because of `err`, and send those away that wait."""

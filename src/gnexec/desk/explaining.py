@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from gnexec.core.job import Job
 from gnexec.core.policy.matching import obstacle
 from gnexec.core.policy.prediction import estimate
@@ -12,10 +10,8 @@ from gnexec.core.world import World
 from gnexec.desk.dispatcher import View
 from gnexec.desk.office import Caller, Office
 from gnexec.desk.ownership import own_job
+from gnexec.desk.presence import ACTIVE_MS
 from gnexec.shapes import EtaView, ExplainView
-
-ACTIVE_MS: Final = 5 * 60 * 1000
-"""A worker that was heard of within this time counts as there."""
 
 
 async def explain(office: Office, caller: Caller, job_id: int) -> ExplainView:
@@ -53,14 +49,10 @@ async def explain(office: Office, caller: Caller, job_id: int) -> ExplainView:
 class Outlook:
     """What predictions of one moment rest on, gathered once for however many jobs."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, office: Office, world: World) -> None:
         """Count who works, and who could."""
         self._world = world
-        running = there = 0
-        for worker in world.workers.values():
-            running += worker.open
-            there += world.at_ms - worker.last_ms < ACTIVE_MS
-        self._slots = max(running, there)
+        self._slots = office.presence.slots(world)
 
     def expected(self, job: Job) -> EtaView | None:
         """Predict when a job will be decided, from now; None where nothing is known of its like."""

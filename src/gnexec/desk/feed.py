@@ -1,7 +1,7 @@
 """Who waits for what: tells waiting requests, in their event loop, that something was committed.
 
 Waiting is only a hint to look again; whoever is woken asks the desk anew. So a lost or needless wake-up costs time,
-never truth. Everything here runs in the event loop's thread, except `publish`.
+never truth. Everything here runs in the event loop's thread, except `publish` and `missed`.
 
 Of ten thousand who wait for work, as many are woken as there is new work for, the longest waiting first. Whoever finds
 nothing passes the call on, once through the line, and leaves out those who would find nothing either.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -157,6 +158,16 @@ class Feed:
             with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits any more.
                 self._loop.call_soon_threadsafe(self._wake, jobs, fresh, ready)
 
+    def missed(self, ready: int) -> None:
+        """Tell that much was committed, and not what: everybody is to look again. Called from the writer's thread.
+
+        Args:
+            ready: how many jobs wait for a worker now.
+        """
+        self._told = ready
+        with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits any more.
+            self._loop.call_soon_threadsafe(self._wake_all, ready)
+
     @contextlib.asynccontextmanager
     async def watching(self, job: int) -> AsyncIterator[Signal]:
         """Give a signal that is set whenever something about the job is committed."""
@@ -227,6 +238,9 @@ class Feed:
     def _next_turn(self) -> int:
         self._last_turn += 1
         return self._last_turn
+
+    def _wake_all(self, ready: int) -> None:
+        self._wake(set(self._watchers), sys.maxsize if ready else 0, ready)
 
     def _wake(self, jobs: set[int], fresh: int, ready: int) -> None:
         self.ready = ready

@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import structlog
 
@@ -21,7 +22,7 @@ from gnexec.core.events import AnyEvent, Submitted, WorkerEnrolled
 from gnexec.core.world import World
 from gnexec.desk.clock import Clock
 from gnexec.desk.facts import Facts, read
-from gnexec.desk.folding import Folded, fold_all, fold_on
+from gnexec.desk.folding import FOLD_CHUNK, Folded, fold_all, fold_on
 from gnexec.desk.requests import Request, View
 from gnexec.desk.sealer import Fresh, Opened, Sealer
 from gnexec.desk.snapshots import Snapshots
@@ -30,6 +31,9 @@ from gnexec.store.contract import Append, Batch, Content, Entry, Head, Reader, S
 from gnexec.wire import encode_event
 
 log = structlog.get_logger("gnexec.desk")
+
+MOST_NEWS: Final = 10_000
+"""Events that were missed and are still told one by one; of more it is only told that there were many."""
 
 
 class Broken(Exception):
@@ -69,6 +73,7 @@ class Ledger:
         self._snapshots = snapshots
         self._fresh: dict[int, Entry] = {}
         self._news: list[AnyEvent] = []
+        self._many = False
         self._told: int | None = None
 
     def refold(self) -> None:
@@ -81,12 +86,14 @@ class Ledger:
         """
         promised = self._sealer.promised()
         head = self._store.head()
+        if self._told is not None:  # This log was folded here before: what is too short now is told at little cost.
+            self._sealer.check_length(promised, head.size)
         folded = fold_all(self._store, head, self._sealer, self._opening, self._snapshots)
         self._sealer.check_promised(promised, folded.tree, self._store)
         self._take_over(folded, head)
         if self._told is not None:
-            missed = enumerate(self._store.entries(self._told, head.size), self._told)
-            self._news = [read(seq, entry)[2] for seq, entry in missed]
+            self._many = head.size - self._told > MOST_NEWS
+            self._news = [] if self._many else self._events(self._told, head.size)
         self.stale = False
 
     def follow(self) -> None:
@@ -102,14 +109,20 @@ class Ledger:
             self._fold(self._store, head, Folded(self.world, self._sealer.tree.copy()))
             self.stale = False
 
-    def news(self) -> list[AnyEvent]:
+    def news(self) -> list[AnyEvent] | None:
         """Return the events that were committed since this was last asked, whoever decided them; once each, in order.
 
         What was in the log before the first call is no news.
+
+        Returns:
+            None where more than `MOST_NEWS` were missed.
         """
         known, self._told = self._told, self.world.size
         news, self._news = self._news, []
-        return news if known is not None else []
+        many, self._many = self._many, False
+        if known is None:
+            return []
+        return None if many else news
 
     def record(self, requests: Sequence[Request]) -> list[AnyEvent]:
         """Decide what is asked, and append what was decided, in one transaction.
@@ -181,8 +194,18 @@ class Ledger:
 
     def _fold(self, reader: Reader, head: Head, folded: Folded) -> None:
         """Fold on up to `head`; take world and tree over when they hold against its checkpoint."""
-        fold_on(reader, head, folded, self._sealer, self._opening, self._news)
+        many = head.size - folded.world.size > MOST_NEWS
+        fold_on(reader, head, folded, self._sealer, self._opening, None if many else self._news)
+        self._many |= many
         self._take_over(folded, head)
+
+    def _events(self, start: int, stop: int) -> list[AnyEvent]:
+        """Read the events start..stop-1, some at a time."""
+        events: list[AnyEvent] = []
+        for first in range(start, stop, FOLD_CHUNK):
+            entries = self._store.entries(first, min(stop, first + FOLD_CHUNK))
+            events += [read(seq, entry)[2] for seq, entry in enumerate(entries, first)]
+        return events
 
     def _take_over(self, folded: Folded, head: Head) -> None:
         self._sealer.advance(folded.tree, head.note)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import OrderedDict
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -22,6 +21,9 @@ from gnexec.desk.dispatcher import Dispatcher
 from gnexec.desk.feed import Feed
 from gnexec.desk.held import opening_of
 from gnexec.desk.keyring import Keyring
+from gnexec.desk.presence import Presence
+from gnexec.desk.recent import Recent
+from gnexec.desk.releasing import Releases
 from gnexec.desk.sealer import Sealer
 from gnexec.desk.snapshotting import Maker
 from gnexec.errors import Refused
@@ -37,46 +39,7 @@ from gnexec.store.published import Published
 from gnexec.tokens.issued import EnrolmentClaims, JobClaims
 from gnexec.tokens.jwk import public_key
 
-K = TypeVar("K")
-V = TypeVar("V")
-CACHED: Final = 8_192
-
-
-class Recent(Generic[K, V]):
-    """A cache of bounded size, for any thread: what was used longest ago goes first.
-
-    There is no lock: each call on the dictionary is one step of the interpreter, and between two of them another thread
-    can at most have thrown the entry out.
-    """
-
-    def __init__(self, most: int = CACHED) -> None:
-        """Begin empty.
-
-        Args:
-            most: entries kept.
-        """
-        self._most = most
-        self._held: OrderedDict[K, V] = OrderedDict()
-
-    def get(self, key: K) -> V | None:
-        """Return what is held under `key`, or None."""
-        value = self._held.get(key)
-        if value is not None:
-            with suppress(KeyError):
-                self._held.move_to_end(key)
-        return value
-
-    def put(self, key: K, value: V) -> V:
-        """Hold `value` and return it."""
-        self._held[key] = value
-        if len(self._held) > self._most:
-            with suppress(KeyError):
-                self._held.popitem(last=False)
-        return value
-
-    def clear(self) -> None:
-        """Hold nothing any more."""
-        self._held.clear()
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +64,7 @@ class Office:
     blobs: Blobs
     desk: Dispatcher
     feed: Feed
+    releases: Releases
     maker: Maker | None = None
     published: Published | None = None
     live: Live = field(default_factory=MemoryLive)
@@ -110,6 +74,7 @@ class Office:
     spec_names: Recent[int, bytes] = field(default_factory=Recent)
     manifests: Recent[tuple[str, str], Manifest] = field(default_factory=Recent)
     worker_keys: Recent[str, Ed25519PublicKey] = field(default_factory=Recent)
+    presence: Presence = field(default_factory=Presence)
     followed: WeakValueDictionary[tuple[int, Caller], object] = field(default_factory=WeakValueDictionary)
 
     @property
@@ -177,6 +142,19 @@ class Office:
         if known is None and self.shared:
             await self.desk.ask(lambda _: None)
 
+    async def find_specs(self, digests: list[bytes]) -> dict[bytes, NamedSpec]:
+        """Return specifications as `specs_of`, from the event loop."""
+        if all(self.specs.get(digest) is not None for digest in digests):
+            return self.specs_of(digests)
+        return await self.aside(lambda: self.specs_of(digests))
+
+    async def aside(self, read: Callable[[], T]) -> T:
+        """Do what reads the store: at once where that is a file of this process, else in a thread.
+
+        So the event loop goes on while a database does not answer.
+        """
+        return await asyncio.to_thread(read) if self.shared else read()
+
     def worker_key(self, worker: str) -> tuple[str, Ed25519PublicKey]:
         """Return (kid, key) of an enrolled worker.
 
@@ -196,16 +174,17 @@ class Office:
         return await asyncio.to_thread(self.blobs.put, data)
 
     def close(self) -> None:
-        """Answer what waits, and release the store."""
+        """Answer what waits, and release the store; one that hangs is left to the end of the process."""
         self.feed.wake_all()
         self.keyring.stop()
-        self.desk.stop()
+        stopped = self.desk.stop()
         self.live.close()
         if self.maker is not None:
             self.maker.stop()
         if self.published is not None:
             self.published.close()
-        self.store.close()
+        if stopped:
+            self.store.close()
 
 
 def open_office(settings: ServerSettings, keys: ServerKeys, store: Store, clock: Clock | None = None) -> Office:
@@ -240,6 +219,7 @@ def open_office(settings: ServerSettings, keys: ServerKeys, store: Store, clock:
         maker=maker,
         published=sealer.published,
         feed=feed,
+        releases=Releases(store, desk),
         live=open_live(settings.database_url),
     )
     keyring.forget = office.forget_tokens

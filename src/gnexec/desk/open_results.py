@@ -63,7 +63,7 @@ async def report_open(office: Office, token: JobToken, job: int, body: ResultBod
             "invalid", "In open mode nothing is signed.", field="statement", mend="Send exit_code and stdout."
         )
     outcome = _outcome(body)
-    manifest, files = _manifest(office, token, body)
+    manifest, files = await office.aside(lambda: _manifest(office, token, body))
     data = encode_manifest(manifest)
     outs = sha256_hex(data)
     attempt = token.attempt_of(job)

@@ -20,7 +20,7 @@ from gnexec.desk.office import Office
 from gnexec.desk.open_results import report_open
 from gnexec.desk.showing import receipt_view
 from gnexec.desk.specifications import specs_of_jobs
-from gnexec.desk.uploads import uploaded_manifest
+from gnexec.desk.uploads import find_manifest
 from gnexec.errors import Refused
 from gnexec.shapes import ManyVerdicts, ResultBody, VerdictView
 from gnexec.tokens.forms import claims_digest
@@ -149,7 +149,7 @@ async def _flaws(office: Office, token: JobToken, results: tuple[Result, ...]) -
     flaws: dict[int, Refused] = {}
     for result in results:
         try:
-            manifest = uploaded_manifest(office, token.principal, result.outs)
+            manifest = await find_manifest(office, token.principal, result.outs)
             named = specs.get(result.job)
             if result.canon is None or named is None:
                 continue

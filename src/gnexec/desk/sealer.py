@@ -144,24 +144,28 @@ class Sealer:
         """
         if newest is None or self.published is None:
             return
+        self.check_length(newest, tree.size)
+        if not _follows(newest, tree, reader):
+            fault = f"The log is another one than that of which a checkpoint of {newest.size} entries was published"
+            raise _second_history(fault, self.published)
+
+    def check_length(self, newest: Checkpoint | None, size: int) -> None:
+        """Make sure that a log of `size` entries can go on from the newest checkpoint that was shown to anybody.
+
+        Raises:
+            BadConfiguration: it ends before, or that checkpoint is of a log with another name.
+        """
+        if newest is None or self.published is None:
+            return
         if newest.origin != self.origin:
             msg = (
                 f"{self.published.path} is a checkpoint of the log {newest.origin}, and this is {self.origin}: "
                 "give the new log a data folder of its own."
             )
             raise BadConfiguration(msg)
-        if newest.size > tree.size:
-            fault = f"The log has {tree.size} entries, and a checkpoint of {newest.size} was published"
-        elif not _follows(newest, tree, reader):
-            fault = f"The log is another one than that of which a checkpoint of {newest.size} entries was published"
-        else:
-            return
-        msg = (
-            f"{fault} ({self.published.path}): it comes from an old backup, or its newest entries are lost. "
-            "To serve it would make a second history. Restore a newer backup, or keep it as an archive and begin "
-            "another log: docs/operate.md, 'A backup that is too short'."
-        )
-        raise BadConfiguration(msg)
+        if newest.size > size:
+            fault = f"The log has {size} entries, and a checkpoint of {newest.size} was published"
+            raise _second_history(fault, self.published)
 
     def open(self, seq: int, entry: Entry, store: Reader) -> Opened:
         """Make the receipt of an entry under the newest checkpoint."""
@@ -180,6 +184,15 @@ class Sealer:
     def tile(self, name: TileName, store: Reader) -> bytes | None:
         """Return a tile of hashes, full or partial, or None where the tree has not grown that far."""
         return self.tree.tile(name, store.tile)
+
+
+def _second_history(fault: str, published: Published) -> BadConfiguration:
+    """Return the error for a log that does not go on from what was published."""
+    return BadConfiguration(
+        f"{fault} ({published.path}): it comes from an old backup, or its newest entries are lost. "
+        "To serve it would make a second history. Restore a newer backup, or keep it as an archive and begin "
+        "another log: docs/operate.md, 'A backup that is too short'."
+    )
 
 
 def _follows(old: Checkpoint, tree: Tree, reader: Reader) -> bool:

@@ -197,7 +197,7 @@ def show_job(office: Office, view: View, caller: Caller, job_id: int) -> JobView
         attempts=len(job.attempts),
         agreeing=_agreeing(view, job),
         revision=job.revision,
-        eta=None if job.decided else Outlook(view.world).expected(job),
+        eta=None if job.decided else Outlook(office, view.world).expected(job),
         links=job_links(job_id),
     )
 
@@ -268,7 +268,7 @@ def _manifest(office: Office, job: Job) -> Manifest | None:
 async def _grant(office: Office, caller: Caller, manifest: Manifest) -> None:
     """Let an owner who may read outputs also name them as inputs of further jobs, without sending them back."""
     wanted = {stored.sha256 for stored in manifest.outputs.values()} | {manifest.stdout.sha256}
-    missing = wanted - office.store.granted(caller.owner, sorted(wanted))
+    missing = wanted - await office.aside(lambda: office.store.granted(caller.owner, sorted(wanted)))
     if missing:
         await office.desk.keep([Grant(caller.owner, digest) for digest in sorted(missing)])
 

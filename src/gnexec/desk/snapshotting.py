@@ -37,7 +37,7 @@ DATABASE_VARIABLE: Final = "GNEXEC_DB_SNAPSHOT_DATABASE"
 """How the command is told the database's address: on a command line, all users of the machine could read it."""
 BYTES_AN_ENTRY: Final = 1_000
 """Writing and reading as many bytes of a snapshot costs about as much as folding one entry."""
-STOPPED_WITHIN_S: Final = 5.0
+STOPPED_WITHIN_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)

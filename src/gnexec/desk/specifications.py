@@ -18,7 +18,7 @@ async def specs_of_jobs(office: Office, jobs: Sequence[int]) -> dict[int, NamedS
 
     held = {number: name for number in jobs if (name := office.spec_names.get(number)) is not None}
     names = held if len(held) == len(jobs) else await office.desk.ask(look)
-    specs = office.specs_of(list(names.values()))
+    specs = await office.find_specs(list(names.values()))
     return {number: specs[name] for number, name in names.items() if name in specs}
 
 

@@ -53,7 +53,8 @@ async def submit(
             raise
         requests.append(request)
         contents.append(content)
-    _check_held(office, caller, bodies)
+    if any(body.inputs for body in bodies):
+        await office.aside(lambda: _check_held(office, caller, bodies))
     command = Submit(
         owner=caller.owner,
         project=caller.project,
@@ -89,7 +90,7 @@ def _shown(
     office: Office, view: View, caller: Caller, answer: Accepted, asked: Sequence[tuple[JobBody, JobRequest]]
 ) -> list[JobView]:
     """Show the jobs that answer a submission; what is new is shown as it was asked for."""
-    outlook = Outlook(view.world)
+    outlook = Outlook(office, view.world)
     shown: list[JobView] = []
     for number, (body, request) in zip(answer.ids, asked, strict=True):
         job = view.world.jobs.find(number) if number in answer.created and not answer.again else None
@@ -165,7 +166,7 @@ def _request(office: Office, body: JobBody) -> tuple[JobRequest, Content]:
 def _check_held(office: Office, caller: Caller, bodies: Sequence[JobBody]) -> None:
     """Make sure that the caller itself holds every input: a digest alone opens nothing."""
     wanted = {digest for body in bodies for digest in body.inputs.values()}
-    missing = wanted - office.store.granted(caller.owner, sorted(wanted)) if wanted else set()
+    missing = wanted - office.store.granted(caller.owner, sorted(wanted))
     for i, body in enumerate(bodies):
         for path, digest in body.inputs.items():
             if digest in missing:

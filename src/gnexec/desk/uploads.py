@@ -18,6 +18,14 @@ async def keep_blob(office: Office, principal: str, digest: str) -> None:
     await office.desk.keep([Grant(principal, digest)])
 
 
+async def find_manifest(office: Office, principal: str, outs: str) -> Manifest:
+    """Return a manifest as `uploaded_manifest`, from the event loop."""
+    held = office.manifests.get((principal, outs))
+    if held is not None:
+        return held
+    return await office.aside(lambda: uploaded_manifest(office, principal, outs))
+
+
 def uploaded_manifest(office: Office, principal: str, outs: str) -> Manifest:
     """Return a manifest of which every blob, itself included, was uploaded by `principal`.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Final
 
 import msgspec
@@ -17,7 +17,7 @@ from gnexec.core.commands import Directive, Enrol, Enrolled, NextJobs, NoWork, P
 from gnexec.core.events import Effort
 from gnexec.core.handout import asking
 from gnexec.core.policy.matching import NO_WORK, choose, explain, room
-from gnexec.core.spec import Spec
+from gnexec.core.spec import NamedSpec, Spec
 from gnexec.core.world import World
 from gnexec.desk.dispatcher import View
 from gnexec.desk.jobtokens import JobToken
@@ -46,7 +46,8 @@ async def enrol(office: Office, access: AccessClaims, access_token: str, body: E
         if not 0 < getattr(body.offer, name) < 1 << 53:
             raise Refused("invalid", "An offer is a positive number.", field=f"offer.{name}")
     owner = office.caller(access.sub, access.project).owner
-    content = _described(office, proven.jkt, msgspec.json.encode(body.description, order="sorted"))
+    description = msgspec.json.encode(body.description, order="sorted")
+    content = await office.aside(lambda: _described(office, proven.jkt, description))
     command = Enrol(
         owner=owner,
         x=b64url(proven.key.public_bytes_raw()),
@@ -109,7 +110,8 @@ async def next_jobs(
         return None
     if not isinstance(answer, Work):
         raise TypeError(answer)
-    return _hand_over(office, answer, jkt)
+    specs = await office.find_specs([job.spec for job, _ in answer.jobs])
+    return _hand_over(office, answer, jkt, specs)
 
 
 def _described(office: Office, kid: str, description: bytes) -> Content:
@@ -131,14 +133,24 @@ def may_have_work(office: Office, worker: EnrolmentClaims | None, req: str | Non
     """Tell whether asking the desk can bring work: some waits, or the request was answered before.
 
     Where it cannot, whoever waits in line is woken by what changes that. Which requests another process has answered
-    just now is not known here, so those are asked about.
+    just now is not known here, so those are asked about; so are those of workers that are not enrolled here, who need
+    not wait to be refused.
     """
     return (
         office.feed.ready != 0
         or (office.shared and req is not None)
         or was_answered(office, worker, req)
         or office.desk.trouble() is not None
+        or _is_stranger(office, worker)
     )
+
+
+def _is_stranger(office: Office, worker: EnrolmentClaims | None) -> bool:
+    """Tell whether a worker is not enrolled here, or with another key."""
+    if worker is None:
+        return False
+    known = office.desk.worker_key(worker.sub)
+    return known is None or known[0] != worker.jkt
 
 
 def was_answered(office: Office, worker: EnrolmentClaims | None, req: str | None) -> bool:
@@ -223,7 +235,9 @@ async def _identity(office: Office, worker: EnrolmentClaims | None) -> tuple[str
     return worker.sub, worker.owner, kid
 
 
-def _hand_over(office: Office, work: Work, jkt: str | None) -> tuple[list[JobWork], str]:
+def _hand_over(
+    office: Office, work: Work, jkt: str | None, specs: Mapping[bytes, NamedSpec]
+) -> tuple[list[JobWork], str]:
     event = work.hand_out
     claims = JobClaims.of(
         event.jobs,
@@ -237,7 +251,6 @@ def _hand_over(office: Office, work: Work, jkt: str | None) -> tuple[list[JobWor
     )
     token = sign(claims, office.keys.token_current)
     office.issued.put(hashlib.sha256(token.encode()).digest(), claims)
-    specs = office.specs_of([job.spec for job, _ in work.jobs])
     rows = []
     for job, attempt in work.jobs:
         named = specs.get(job.spec)

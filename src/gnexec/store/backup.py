@@ -55,7 +55,19 @@ def copy_log(database: Path, to: Path) -> Head:
         return checked_head(copy)
 
 
-def mirror(source: Path, to: Path, wanted: Callable[[Path], bool] = lambda _: True) -> int:
+def size_of_log(database: Path) -> int:
+    """Return how many entries a log has that no server is writing.
+
+    Raises:
+        BadConfiguration: it is not there, or no log.
+        CorruptLog: it does not end where its head says.
+        StoreAway: SQLite does not answer.
+    """
+    with translated(), closing(connect(database, mode="ro")) as source:
+        return checked_head(source).size
+
+
+def mirror(source: Path, to: Path, wanted: Callable[[Path], bool] = lambda _: True, *, prune: bool = True) -> int:
     """Make `to` hold the files of `source`: new ones are copied, those that are gone there are removed here.
 
     A file that has the size and the time of its copy is taken for unchanged.
@@ -64,6 +76,7 @@ def mirror(source: Path, to: Path, wanted: Callable[[Path], bool] = lambda _: Tr
         source: a folder; one that is not there counts as empty.
         to: made if need be, mode 0700.
         wanted: whether a file is to be copied, by its path below `source`.
+        prune: remove what is in `to` only; else it stays.
 
     Returns:
         How many files were copied.
@@ -83,6 +96,8 @@ def mirror(source: Path, to: Path, wanted: Callable[[Path], bool] = lambda _: Tr
             continue  # erased meanwhile
         with file:
             copied += _copy(file, to / path)
+    if not prune:
+        return copied
     with _explained(to):
         for path in [path for path in to.rglob("*") if path.is_file() and path.relative_to(to) not in there]:
             path.unlink()

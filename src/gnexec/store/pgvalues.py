@@ -29,7 +29,14 @@ _INT8: Final = struct.Struct("!q")
 _SIZED_INT8: Final = struct.Struct("!iq").pack
 _ROW: Final = struct.Struct("!hiqi").pack
 
+_TID: Final = struct.Struct("!IH").pack
+
 int8: Final = _INT8.pack
+
+
+def tid(block: int) -> bytes:
+    """Return the place before the first row of a table's block."""
+    return _TID(block, 0)
 
 
 def from_int8(value: bytes | None) -> int:

@@ -20,8 +20,10 @@ from gnexec.store.pgvalues import (
     TEXT,
     bytea_array,
     copied_entries,
+    from_int8,
     int8,
     int8_array,
+    tid,
 )
 from gnexec.tlog.tiles import Tile
 
@@ -51,7 +53,10 @@ KEEP_GRANTS: Final = Statement(
     b"keep_grants",
     b"INSERT INTO grants (principal, digest) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING",
 )
-CLEAR_REFS: Final = Statement(b"clear_refs", b"DELETE FROM refs")
+REFS_BLOCKS: Final = Statement(
+    b"refs_blocks", b"SELECT pg_relation_size('refs'::regclass) / current_setting('block_size')::int8"
+)
+CLEAR_REFS: Final = Statement(b"clear_refs", b"DELETE FROM refs WHERE ctid >= $1::tid AND ctid < $2::tid")
 COPY_ENTRIES: Final = b"COPY entries (seq, leaf, salt, payload) FROM STDIN (FORMAT binary)"
 
 COPY_FROM: Final = 512
@@ -62,6 +67,9 @@ COPY_FROM_BYTES: Final = 1 << 22
 
 ROWS: Final = 10_000
 """Rows of one statement."""
+
+BLOCKS: Final = 2_000
+"""Blocks, of 8 KiB each, whose rows one statement deletes."""
 
 COPY_ROWS: Final = 256
 """Entries turned into bytes at one time while copying."""
@@ -160,6 +168,17 @@ def add_refs(link: Link, refs: Iterable[tuple[bytes, int]]) -> None:
     """Write refs, any number of them; one that is there stays."""
     for some in _some(refs):
         link.ask(_add_refs(some))
+
+
+def clear_refs(link: Link) -> None:
+    """Delete all refs, in steps that each take far less than a statement may.
+
+    `TRUNCATE` would take one step, but lock out everybody who reads, until the new refs are there.
+    """
+    (found,) = link.ask(Call(REFS_BLOCKS))
+    end = from_int8(found.get_value(0, 0))
+    for first in range(0, end, BLOCKS):
+        link.ask(Call(CLEAR_REFS, (tid(first), tid(min(first + BLOCKS, end)))))
 
 
 def copy_entries(link: Link, start: int, entries: Sequence[Entry]) -> None:

@@ -49,7 +49,7 @@ from gnexec.store.pgreads import (
 from gnexec.store.pgsession import open_session
 from gnexec.store.pgvalues import bytea_array, from_int8, from_timestamp_ms, int8
 from gnexec.store.pgwatch import Watch
-from gnexec.store.pgwrites import CLEAR_REFS, Pending, add_refs
+from gnexec.store.pgwrites import Pending, add_refs, clear_refs
 
 BEGIN: Final = Statement(b"begin", b"BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE")
 LOCK: Final = Statement(b"lock", b"SELECT pg_advisory_xact_lock($1::int8)")
@@ -119,7 +119,7 @@ class PostgresBatch:
         """Throw all refs away and write these instead."""
         with self._use():
             self._pending.write(self._link)
-            self._link.ask(Call(CLEAR_REFS))
+            clear_refs(self._link)
             add_refs(self._link, refs)
 
     def end(self) -> None:

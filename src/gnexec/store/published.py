@@ -7,7 +7,8 @@ the file outlives the database, and a server looks at it before it serves (`gnex
 Rules:
 - A checkpoint is kept after its commit and before anybody is answered; it is never replaced by a smaller one.
 - Nothing is flushed: what a power loss takes from this file, it does not take from the log. Writing takes microseconds.
-- Several processes may share a folder.
+- Several processes may share a folder: whoever writes or reads the file holds its lock (flock).
+- Killed at any time, it holds the old checkpoint or the new one, perhaps with empty lines behind it.
 - The file is a signed note (C2SP tlog-checkpoint), as `/checkpoint` shows it: one that was saved elsewhere may be put
   in its place.
 """
@@ -51,7 +52,7 @@ class Published:
         Raises:
             BadConfiguration: the file holds something else.
         """
-        return _parse(self._read(), self.path)
+        return _parse(_read_shared(self._file, self.path), self.path)
 
     def keep(self, note: bytes) -> None:
         """Keep a checkpoint, unless the file has one of as many entries or more.
@@ -80,9 +81,9 @@ class Published:
         with suppress(ValueError):  # what cannot be read is replaced as well
             if _size(old) >= _size(note):
                 return
+        os.pwrite(self._file, note.ljust(len(old), b"\n"), 0)  # killed behind this, all of the old one is gone
         if len(old) > len(note):
-            os.ftruncate(self._file, 0)  # killed here, it would hold nothing rather than a mixture
-        os.pwrite(self._file, note, 0)
+            os.ftruncate(self._file, len(note))
 
     def _read(self) -> bytes:
         return os.pread(self._file, MOST_BYTES, 0)
@@ -95,9 +96,26 @@ def newest_published(path: Path) -> Checkpoint | None:
         BadConfiguration: the file cannot be read, or holds something else.
     """
     try:
-        return _parse(path.read_bytes(), path)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    except OSError as err:
+        msg = f"{path} cannot be read: {err.strerror}."
+        raise BadConfiguration(msg) from err
+    try:
+        return _parse(_read_shared(file, path), path)
+    finally:
+        os.close(file)
+
+
+def _read_shared(file: int, path: Path) -> bytes:
+    """Read the file while nobody writes it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        try:
+            return os.pread(file, MOST_BYTES, 0)
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
     except OSError as err:
         msg = f"{path} cannot be read: {err.strerror}."
         raise BadConfiguration(msg) from err
@@ -107,7 +125,7 @@ def _parse(note: bytes, path: Path) -> Checkpoint | None:
     if not note:
         return None
     try:
-        return parse_checkpoint(parse_note(note).text)
+        return parse_checkpoint(parse_note(note.rstrip(b"\n") + b"\n").text)
     except ProofError as err:
         msg = f"{path} is not a checkpoint: {err}. Put the newest one there that anybody has."
         raise BadConfiguration(msg) from err

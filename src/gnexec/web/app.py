@@ -33,6 +33,7 @@ def make_app(open_office: OpenOffice) -> Starlette:
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         app.state.office = office = await open_office()
         app.state.gate = gate = Gate(office)
+        app.state.checks = system.Checks(office, operations)
         try:
             yield
         finally:

@@ -16,7 +16,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from gnexec.errors import Refused
-from gnexec.web.gate import HELD, Gate
+from gnexec.web.gate import Gate
 
 T = TypeVar("T")
 
@@ -25,18 +25,21 @@ MAX_ECHO: Final = 200
 """Characters of a caller's own words that a refusal repeats."""
 BODY_PAUSE_S: Final = 60
 """A body that pauses for longer is given up; so is one that comes more slowly than this and `SLOWEST` allow."""
+UNPROVEN_PAUSE_S: Final = 10
+"""The same for a body that comes before any token."""
 SLOWEST: Final = 1024
 """Bytes a second that a body must come at, in the long run."""
 _MAX_LENGTH_DIGITS: Final = 16
 _PLACE: Final = re.compile(r" - at `\$?\.?(?P<field>[^`]*)`\Z")
 
 
-async def read_body(request: Request, most: int) -> bytes:
+async def read_body(request: Request, most: int, *, proven: bool = True) -> bytes:
     """Read a body whole.
 
     Args:
         request: not yet read.
         most: bytes accepted.
+        proven: whether its sender has shown a token, or none is needed; the others share a small part of the room.
 
     Raises:
         Refused: too_large; slow_body; overloaded (all bodies together are too much).
@@ -44,11 +47,11 @@ async def read_body(request: Request, most: int) -> bytes:
     check_length_header(request, most)
     found: list[bytes] = []
     size = 0
-    async for chunk in chunks(request):
+    async for chunk in chunks(request, BODY_PAUSE_S if proven else min(BODY_PAUSE_S, UNPROVEN_PAUSE_S)):
         size += len(chunk)
         if size > most:
             raise _too_large(most)
-        hold(request, len(chunk))
+        _hold(request, len(chunk), proven=proven)
         found.append(chunk)
     return found[0] if len(found) == 1 else b"".join(found)
 
@@ -64,19 +67,24 @@ def check_length_header(request: Request, most: int) -> None:
         raise _too_large(most)
 
 
-async def chunks(request: Request) -> AsyncIterator[bytes]:
+async def chunks(request: Request, pause_s: float | None = None) -> AsyncIterator[bytes]:
     """Yield the body as it comes.
+
+    Args:
+        request: not yet read.
+        pause_s: the longest pause, seconds; None for `BODY_PAUSE_S`.
 
     Raises:
         Refused: slow_body; nothing came for a while, or too little.
         ClientDisconnect: nothing more will come.
     """
     now = asyncio.get_running_loop().time
-    until = now() + BODY_PAUSE_S
+    pause_s = BODY_PAUSE_S if pause_s is None else pause_s
+    until = now() + pause_s
     more = True
     while more:
         try:
-            async with asyncio.timeout(min(BODY_PAUSE_S, until - now())):
+            async with asyncio.timeout(min(pause_s, until - now())):
                 message = await request.receive()
         except TimeoutError as err:
             mend = f"Send it without long pauses, and at {SLOWEST} bytes a second at least."
@@ -90,16 +98,10 @@ async def chunks(request: Request) -> AsyncIterator[bytes]:
             yield chunk
 
 
-def hold(request: Request, size: int) -> None:
-    """Count bytes that are kept in memory until the request is answered.
-
-    Raises:
-        Refused: overloaded.
-    """
+def _hold(request: Request, size: int, *, proven: bool) -> None:
     gate: Gate = request.app.state.gate
-    if not gate.bodies.take(size):
+    if not gate.hold(request.scope, size, proven=proven):
         raise Refused("overloaded", "All requests together hold too much.", field="body", mend="Send it again later.")
-    request.scope[HELD] = request.scope.get(HELD, 0) + size
 
 
 async def read_json(request: Request, kind: type[T], most: int) -> T:

@@ -27,7 +27,11 @@ from gnexec.settings import DEFAULT_OPEN_RATE
 from gnexec.web.limits import Budget, Rates, network
 
 HELD: Final = "gnexec.held"
-"""Where a request's scope keeps how many bytes its body holds."""
+"""Where a request's scope keeps out of which budget its body holds how many bytes."""
+MAX_UNPROVEN: Final = 256 << 10
+"""Bytes of a body that are read before any token was seen."""
+UNPROVEN_PART: Final = 8
+"""All such bodies together may hold this part of what bodies may hold."""
 TICK_S: Final = 0.25
 """How often the event loop's lateness is measured."""
 
@@ -46,7 +50,7 @@ LATEST_S: Final = {Rank.WORK: 2.0, Rank.SUBMIT: 3.0, Rank.READ: 5.0, Rank.REPORT
 """Lateness, seconds, above which a rank is shed."""
 FULLEST: Final = {Rank.WORK: 0.125, Rank.SUBMIT: 0.25, Rank.READ: 0.5, Rank.REPORT: 1.0}
 """Share of the desk's queue above which a rank is shed."""
-_WELL: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+_WELL: Final = frozenset({"/healthz", "/readyz"})
 
 
 def rank_of(method: str, path: str) -> Rank:
@@ -65,6 +69,7 @@ class Gate:
 
     Attributes:
         bodies: bytes of bodies that are held in memory.
+        unproven: the same for bodies that come before any token, so that they take nothing from those of workers.
         shed: how many requests were refused, by rank.
         throttled: how many were refused for their address's rate.
     """
@@ -73,6 +78,9 @@ class Gate:
         """Begin to measure; must be called with a running event loop."""
         settings = office.settings
         self.bodies = Budget(max(settings.max_bodies_bytes, settings.max_body_bytes))
+        # In open mode whole outputs come this way: the largest must fit in.
+        largest = settings.max_body_bytes if settings.open_mode else MAX_UNPROVEN
+        self.unproven = Budget(max(self.bodies.most // UNPROVEN_PART, largest))
         self.shed: dict[Rank, int] = dict.fromkeys(LATEST_S, 0)
         self.throttled = 0
         self._waiting: Callable[[], tuple[int, float]] = office.desk.waiting
@@ -87,6 +95,26 @@ class Gate:
     def close(self) -> None:
         """Measure no longer."""
         self._timer.cancel()
+
+    def hold(self, scope: Scope, size: int, *, proven: bool) -> bool:
+        """Count bytes of a request's body until `let_go`; return False, and count nothing, if that is too much.
+
+        Args:
+            scope: the request's.
+            size: bytes.
+            proven: whether a token was seen; always the same for one request.
+        """
+        budget = self.bodies if proven else self.unproven
+        if not budget.take(size):
+            return False
+        _, held = scope.get(HELD, (budget, 0))
+        scope[HELD] = budget, held + size
+        return True
+
+    def let_go(self, scope: Scope) -> None:
+        """Count a request's body no longer."""
+        budget, held = scope.pop(HELD, (self.bodies, 0))
+        budget.give(held)
 
     def late_s(self) -> float:
         """Return how late things are, seconds: of the event loop, or of the desk."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gnexec.core.job import Job
-from gnexec.core.release import released
 from gnexec.desk.dispatcher import View
 from gnexec.desk.office import Office
 from gnexec.errors import Refused
@@ -20,7 +18,6 @@ from gnexec.tlog.tiles import TILE_WIDTH, TileName, encode_entries, parse_path
 from gnexec.tokens.issued import Scope
 from gnexec.web import reading
 from gnexec.web.resource import Operation, Param, encode, reply
-from gnexec.wire import decode_event
 
 _FOR_EVER = {"Cache-Control": "public, immutable, max-age=31536000"}
 _SOON = {"Cache-Control": "no-cache"}
@@ -69,7 +66,11 @@ async def payloads(request: Request, office: Office) -> Response:
     if request.headers.get("authorization") is not None:
         reading.access(request, office, Scope.AUDIT)
         everything = True
-    lines = await office.desk.ask(lambda view: _payloads(view, start, count, everything=everything))
+    page = await office.releases.page(start, count, everything=everything)
+    lines = (
+        _line(seq, entry) if shown else PayloadLine(seq=seq, withheld=True)
+        for seq, (entry, shown) in enumerate(page, start)
+    )
     return Response(b"".join(encode(line) + b"\n" for line in lines), headers=_SOON, media_type="application/jsonl")
 
 
@@ -79,21 +80,6 @@ def _tile(view: View, name: TileName) -> bytes | None:
     first = name.index * TILE_WIDTH
     entries = view.store.entries(first, first + name.width)
     return encode_entries(entry.leaf for entry in entries) if len(entries) == name.width else None
-
-
-def _payloads(view: View, start: int, count: int, *, everything: bool) -> list[PayloadLine]:
-    found: dict[int, Job | None] = {}
-
-    def job(number: int) -> Job | None:
-        if number not in found:
-            found[number] = view.job(number)
-        return found[number]
-
-    lines = []
-    for seq, entry in enumerate(view.store.entries(start, start + count), start):
-        shown = everything or released(decode_event(entry.payload), job)
-        lines.append(_line(seq, entry) if shown else PayloadLine(seq=seq, withheld=True))
-    return lines
 
 
 def _line(seq: int, entry: Entry) -> PayloadLine:

@@ -16,9 +16,8 @@ from gnexec.ids import MAX_SAFE_INT
 from gnexec.tokens.issued import AccessClaims, EnrolmentClaims, Scope
 from gnexec.tokens.reading import check_times, read_access_token, read_enrolment_token, require_scope
 from gnexec.web.bodies import check_json_media, check_length_header, parse_json, read_body
+from gnexec.web.gate import MAX_UNPROVEN
 
-MAX_UNPROVEN: Final = 256 << 10
-"""Bytes of a body that are read before any token was seen."""
 MAX_REQ_CHARS: Final = 128
 MAX_WAIT_S: Final = 300.0
 _MAX_DIGITS: Final = 16  # longer is out of every range
@@ -68,7 +67,7 @@ async def job_and_json(request: Request, office: Office, kind: type[T], most: in
         check_length_header(request, most)
         token = job_token(office, text)
         return token, parse_json(await read_body(request, most), kind)
-    data = await read_body(request, most if office.open_mode else min(most, MAX_UNPROVEN))
+    data = await read_body(request, most if office.open_mode else min(most, MAX_UNPROVEN), proven=False)
     text = parse_json(data, _InBody).token
     if not text:
         raise _no_token("job")

@@ -27,12 +27,15 @@ from gnexec.desk.meters import request_served
 from gnexec.desk.office import Office
 from gnexec.errors import GnexecError, Refused, StoreAway
 from gnexec.shapes import Problem
-from gnexec.web.gate import HELD, Rank, rank_of
+from gnexec.web.gate import Rank, rank_of
 from gnexec.web.waiting import WAITED_S, drop_body
 
 log = structlog.get_logger("gnexec.web")
 RETRY_S: Final = {429: (1, 4), 503: (2, 8)}
 """After how long a client should come again, seconds by status: anything between, so that they do not come at once."""
+QUIET_S: Final = 10.0
+"""A store that nothing was heard against for so long, seconds, is back; what comes then is another outage."""
+_MOST_REASONS: Final = 16
 encode = msgspec.json.Encoder().encode
 
 Handler = Callable[[Request, Office], Awaitable[Response]]
@@ -126,7 +129,7 @@ class Resource:
             except Exception as err:  # noqa: BLE001 -- whatever goes wrong must be answered
                 response = problem(err)
             finally:
-                state.gate.bodies.give(scope.pop(HELD, 0))
+                state.gate.let_go(scope)
         request_served(scope["method"], self.path, response.status_code, _taken_s(began, scope))
         await response(scope, receive, send)
 
@@ -157,10 +160,31 @@ def reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
     return Response(encode(value), status, headers, "application/json")
 
 
+class _Outage:
+    """Tells the operator once that the store is away, and again where the reason changes, not for each request."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+        self._at_s = 0.0
+
+    def note(self, why: str) -> None:
+        """Note that the store did not answer a request."""
+        now_s = time.monotonic()
+        if now_s - self._at_s > QUIET_S or len(self._told) > _MOST_REASONS:
+            self._told.clear()
+        self._at_s = now_s
+        if why not in self._told:
+            self._told.add(why)
+            log.error("the store is away", error=why)
+
+
+_outage: Final = _Outage()
+
+
 def problem(err: Exception) -> Response:
     """Return the problem+json (RFC 9457) for an error; what is not a refusal tells its caller nothing of the inside."""
     if isinstance(err, StoreAway):
-        log.error("the store is away", error=str(err))
+        _outage.note(str(err))
         err = Refused("store_away", "The store does not answer.", mend="Try again.")
     elif not isinstance(err, Refused):
         level = log.critical if isinstance(err, GnexecError) else log.error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from importlib.metadata import version
+from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_client.core import GaugeMetricFamily
@@ -20,7 +21,13 @@ from gnexec.errors import REFUSALS, BadConfiguration, Refused, StoreAway
 from gnexec.shapes import HealthView, HeyView, ProblemKind
 from gnexec.tokens.jwk import export_set
 from gnexec.web.openapi import describe
-from gnexec.web.resource import ROOT_LINKS, Operation, reply
+from gnexec.web.resource import ROOT_LINKS, Operation, encode, reply
+from gnexec.web.sharing import Shared
+
+COUNTED_S: Final = 1.0
+"""For how long what was counted is shown again: counting walks over all workers."""
+PING_S: Final = 3.0
+"""A store that takes longer to answer is away, to whoever asks whether the server is ready."""
 
 
 async def hey(_: Request, office: Office) -> Response:
@@ -41,12 +48,36 @@ async def healthz(_: Request, office: Office) -> Response:
     return reply(HealthView(ok=True, detail=f"{office.origin} lives"))
 
 
-async def readyz(_: Request, office: Office) -> Response:
+class Checks:
+    """What everyone may ask about a running server, and is found out for all of them together.
+
+    Attributes:
+        ping: whether the store answers. counted: what the log tells, in gauges. api: the OpenAPI document, encoded.
+    """
+
+    def __init__(self, office: Office, operations: list[Operation]) -> None:
+        """Begin with nothing asked."""
+
+        async def ping() -> None:
+            await asyncio.to_thread(office.store.ping)
+
+        async def count() -> _Counted:
+            return await office.desk.ask(lambda view: _count(view.world))
+
+        self.ping = Shared(ping)
+        self.counted = Shared(count, COUNTED_S)
+        self.api = encode(describe(operations))
+
+
+async def readyz(request: Request, office: Office) -> Response:
     """Say whether the server can serve: the writer runs, the store answers, the clock has not jumped."""
     trouble = office.desk.trouble()
     if trouble is None:
+        checks: Checks = request.app.state.checks
         try:
-            await asyncio.to_thread(office.store.ping)
+            await asyncio.wait_for(checks.ping.get(), PING_S)
+        except TimeoutError:
+            trouble = f"The store has not answered for {PING_S} s."
         except (StoreAway, BadConfiguration) as err:
             trouble = str(err)
     if trouble is not None:
@@ -54,9 +85,10 @@ async def readyz(_: Request, office: Office) -> Response:
     return reply(HealthView(ok=True, detail="ready"))
 
 
-async def metrics(_: Request, office: Office) -> Response:
+async def metrics(request: Request, _: Office) -> Response:
     """Count, for Prometheus."""
-    counted = await office.desk.ask(lambda view: _count(view.world))
+    checks: Checks = request.app.state.checks
+    counted = await checks.counted.get()
     return Response(await asyncio.to_thread(meters.show, counted), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -67,7 +99,8 @@ async def jwks(_: Request, office: Office) -> Response:
 
 async def openapi(request: Request, _: Office) -> Response:
     """Describe this interface: OpenAPI 3.1."""
-    return reply(describe(request.app.state.operations))
+    checks: Checks = request.app.state.checks
+    return Response(checks.api, media_type="application/json")
 
 
 async def problem_kind(request: Request, _: Office) -> Response:
