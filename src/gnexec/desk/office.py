@@ -7,7 +7,6 @@ A cache never decides: what is not in it is verified or read.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from gnexec.core.spec import Manifest, NamedSpec, decode_named
 from gnexec.desk.clock import Clock
 from gnexec.desk.dispatcher import Dispatcher
+from gnexec.desk.draws import draw
 from gnexec.desk.feed import Feed
 from gnexec.desk.held import opening_of
 from gnexec.desk.keyring import Keyring
@@ -112,7 +112,7 @@ class Office:
 
     def content(self, data: bytes) -> Content:
         """Make content of `data`, under a new salt."""
-        salt = secrets.token_bytes(16)
+        salt = draw(16)
         return Content(salted_digest(salt, data), salt, data)
 
     def named_spec(self, digest: bytes) -> NamedSpec | None:

@@ -6,7 +6,6 @@ failed commit costs nothing but the copy.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gnexec.core.events import AnyEvent
 from gnexec.core.keybook import KeyBook
 from gnexec.core.refs import refs
+from gnexec.desk.draws import draw
 from gnexec.desk.held import Held
 from gnexec.errors import BadConfiguration, CorruptLog, ProofError
 from gnexec.store.contract import Append, Entry, Head, Reader
@@ -110,7 +110,7 @@ class Sealer:
         entries: list[Entry] = []
         filed: list[tuple[bytes, int]] = []
         tiles: list[Tile] = []
-        salts = secrets.token_bytes(SALT_BYTES * len(events))
+        salts = draw(SALT_BYTES * len(events))
         for i, (at_ms, event, payload) in enumerate(events):
             salt = salts[SALT_BYTES * i : SALT_BYTES * (i + 1)]
             leaf = encode_leaf(at_ms, salt, payload)

@@ -7,7 +7,6 @@ nothing of HTTP itself. Results come in through `gnexec.desk.results`.
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections.abc import Hashable, Mapping
 from typing import Final
 
@@ -20,6 +19,7 @@ from gnexec.core.policy.matching import NO_WORK, choose, explain, room
 from gnexec.core.spec import NamedSpec, Spec
 from gnexec.core.world import World
 from gnexec.desk.dispatcher import View
+from gnexec.desk.draws import draw
 from gnexec.desk.jobtokens import JobToken
 from gnexec.desk.office import Office
 from gnexec.errors import Refused
@@ -54,7 +54,7 @@ async def enrol(office: Office, access: AccessClaims, access_token: str, body: E
         kid=proven.jkt,
         offer=body.offer,
         caps=content.digest.hex(),
-        draw=secrets.token_bytes(16),
+        draw=draw(16),
     )
     answer = (await office.desk.do(command, contents=[content])).answer
     if not isinstance(answer, Enrolled):
@@ -64,7 +64,7 @@ async def enrol(office: Office, access: AccessClaims, access_token: str, body: E
         iss=office.origin,
         aud=office.origin,
         sub=answer.worker,
-        jti=b64url(secrets.token_bytes(16)),
+        jti=b64url(draw(16)),
         cnf=Confirmation(jkt=proven.jkt),
         owner=owner,
         caps=content.digest.hex(),
@@ -103,7 +103,7 @@ async def next_jobs(
         owner=owner,
         n=n,
         req=None if req is None else _request(name, req),
-        draw=secrets.token_bytes(16),
+        draw=draw(16),
     )
     answer = (await office.desk.do(command)).answer
     if isinstance(answer, NoWork):
