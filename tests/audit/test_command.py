@@ -10,14 +10,17 @@ from pathlib import Path
 from threading import Thread
 from typing import ClassVar
 
+import psycopg
 import pytest
 
 from gnexec.audit import live
 from gnexec.cli import main
 from gnexec.core.refs import job_key
+from gnexec.store import open_store
 from gnexec.store.sqlite import SqliteStore
 from tests.audit.logs import VERIFIER, Dispatcher, eventful, honest, long, write_lines
 from tests.audit.served import served
+from tests.databases import shared
 
 VKEY = ("--vkey", VERIFIER.vkey)
 
@@ -311,3 +314,20 @@ def test_words_of_a_hostile_log_do_not_drive_the_terminal(capsys: pytest.Capture
     status, out, said = run(capsys, "verify", write_lines(tmp_path / "log", lines))
     assert status == 1
     assert "\x1b" not in out + said
+
+
+def test_replay_over_postgres_finds_repairs_and_confirms(capsys: pytest.CaptureFixture[str], data: Path) -> None:
+    """A log that moved into PostgreSQL is replayed there, once no server has it open."""
+    with shared().database() as url:
+        assert main(["db", "copy", f"sqlite:///{data / 'log.sqlite'}", url]) == 0
+        capsys.readouterr()
+        status, out, _ = run(capsys, "replay", "--database", url)
+        assert (status, out.partition(" entries")[0]) == (0, "39")
+        with psycopg.connect(url) as db:
+            db.execute("DELETE FROM refs WHERE key = %s", (job_key(4),))
+        assert run(capsys, "replay", "--database", url)[0] == 1
+        assert run(capsys, "replay", "--database", url, "--repair")[0] == 0
+        with closing(open_store(url, create=False)):
+            status, _, said = run(capsys, "replay", "--database", url)
+        assert status != 0
+        assert "stop it first" in " ".join(said.split())

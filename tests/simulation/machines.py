@@ -138,6 +138,9 @@ class _Condition:
     def wait(self, _seconds: float) -> None:
         self._store.back()
 
+    def wait_for(self, _happened: Callable[[], bool], _seconds: float) -> None:
+        self._store.back()
+
 
 class SteppedDesk(Dispatcher):
     """The dispatcher, one turn at a time."""

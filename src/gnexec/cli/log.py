@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -21,6 +21,7 @@ from gnexec.cli.values import Flag, show_time
 if TYPE_CHECKING:
     from gnexec.audit.anchor import Anchor
     from gnexec.audit.lines import Record
+    from gnexec.audit.replay import Replayed
     from gnexec.audit.source import Source
     from gnexec.audit.verify import Verified
 
@@ -257,33 +258,30 @@ def verify_receipt(file: Path, /, *, vkey: Key = None, json: Json = False) -> in
 
 
 @app.command
-def replay(*, folder: Folder | None = None, repair: Flag = False, json: Json = False) -> int:
-    """Rebuild every cache of a data folder from its log, and compare; a difference is a failure.
+def replay(
+    *, folder: Folder | None = None, database: str | None = None, repair: Flag = False, json: Json = False
+) -> int:
+    """Rebuild every cache of a server's database from its log, and compare; a difference is a failure.
+
+    A server may go on over SQLite meanwhile; over PostgreSQL, all of them must be down.
 
     Args:
         folder: see `Folder`.
+        database: Address of the log's database, sqlite:///FILE or postgresql://…; else `log.sqlite` in the data folder.
         repair: Write the refs anew, by which entries are found; the server must be down.
         json: see `Json`.
     """
-    from gnexec.audit.local import LocalLog
-    from gnexec.audit.replay import repair_refs
-    from gnexec.audit.replay import replay as rebuild
     from gnexec.audit.source import DATABASE
     from gnexec.errors import CorruptLog, ProofError
-    from gnexec.store.sqlite import SqliteStore
+    from gnexec.migrate import sqlite_path
+    from gnexec.store.pgaddress import is_postgres
 
-    database = (folder or Folder()).data / DATABASE
     try:
-        if repair:
-            with LocalLog(database):
-                pass  # its own words for what cannot be opened, before anything is locked
-            store = SqliteStore(database)
-            try:
-                say(f"{repair_refs(store)} refs are written anew.")
-            finally:
-                store.close()
-        with LocalLog(database, still=True) as log, _progress("Folding", log.header.size) as tell:
-            found = rebuild(log, tell)
+        if database is not None and is_postgres(database):
+            found = _replay_postgres(database, repair=repair)
+        else:
+            file = (folder or Folder()).data / DATABASE if database is None else sqlite_path(database)
+            found = _replay_sqlite(file, repair=repair)
     except (CorruptLog, ProofError) as error:
         return _bad(error, json=json)
     if json:
@@ -297,6 +295,39 @@ def replay(*, folder: Folder | None = None, repair: Flag = False, json: Json = F
             f"them. {found.open_jobs} jobs are open, {found.workers} workers known."
         )
     return FAILURE if found.differences else OK
+
+
+def _replay_sqlite(file: Path, *, repair: bool) -> Replayed:
+    from gnexec.audit.local import LocalLog
+    from gnexec.audit.replay import repair_refs
+    from gnexec.audit.replay import replay as rebuild
+    from gnexec.store.sqlite import SqliteStore
+
+    if repair:
+        with LocalLog(file):
+            pass  # its own words for what cannot be opened, before anything is locked
+        with closing(SqliteStore(file)) as store:
+            say(f"{repair_refs(store)} refs are written anew.")
+    with LocalLog(file, still=True) as log, _progress("Folding", log.header.size) as tell:
+        return rebuild(log, tell)
+
+
+def _replay_postgres(database: str, *, repair: bool) -> Replayed:
+    from gnexec.audit.replay import repair_refs
+    from gnexec.audit.replay import replay as rebuild
+    from gnexec.errors import BadConfiguration
+    from gnexec.store import open_store
+
+    with closing(open_store(database, create=False)) as store:
+        if not store.alone():
+            msg = (
+                "A server has this log open: stop it first, or copy the log with `gnexec db copy` and replay the copy."
+            )
+            raise BadConfiguration(msg)
+        if repair:
+            say(f"{repair_refs(store)} refs are written anew.")
+        with _progress("Folding", store.head().size) as tell:
+            return rebuild(store, tell)
 
 
 @contextmanager

@@ -26,9 +26,12 @@ import socket
 import sys
 from contextlib import suppress
 from dataclasses import replace
-from tempfile import TemporaryDirectory
+from pathlib import Path
+from shutil import rmtree
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Final
 
+import psutil
 import structlog
 
 from gnexec.cli import notify
@@ -68,7 +71,11 @@ def supervise(settings: ServerSettings) -> int:
         )
         raise BadConfiguration(msg)
     keys = server_keys(settings)
-    with reserve(settings.host, settings.port) as address, TemporaryDirectory(prefix="gnexec-metrics-") as metrics:
+    _tidy()
+    with (
+        reserve(settings.host, settings.port) as address,
+        TemporaryDirectory(prefix=f"{_METRICS}{os.getpid()}-") as metrics,
+    ):
         port = address.getsockname()[1]
         supervisor = Supervisor(replace(settings, port=port), keys, address, metrics)
         return asyncio.run(supervisor.run())
@@ -83,6 +90,18 @@ def reserve(host: str, port: int) -> socket.socket:
     with bind(host, port) as free:  # a shared bind alone would not notice another server of this user
         port = free.getsockname()[1]
     return bind(host, port, shared=True)
+
+
+_METRICS: Final = "gnexec-metrics-"
+"""Folders in which children count together: behind it stands the process that made one."""
+
+
+def _tidy() -> None:
+    """Remove what supervisors that were killed have left behind."""
+    for folder in Path(gettempdir()).glob(f"{_METRICS}*-*"):
+        number = folder.name.removeprefix(_METRICS).partition("-")[0]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            rmtree(folder, ignore_errors=True)
 
 
 class Supervisor:

@@ -320,8 +320,8 @@ class Dispatcher:
             self._pulse_ms = now_ms
 
     def _beat(self, now_ms: int) -> None:
-        """Tell the store now and then that the server is alive."""
-        if now_ms - self._pulse_ms >= PULSE_MS:
+        """Tell the store now and then that the server is alive; at once, to see whether it takes anything again."""
+        if self._unwritten is not None or now_ms - self._pulse_ms >= PULSE_MS:
             self._store.pulse(now_ms)
             self._pulse_ms = now_ms
             self._unwritten = None
