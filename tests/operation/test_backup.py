@@ -397,3 +397,13 @@ def test_blobs_in_a_folder_of_their_own_are_backed_up_and_restored(tmp_path: Pat
     with running_server(data, *OPEN, "--blobs", str(elsewhere)) as server, Client(server.url) as client:
         assert client.result(job).stdout is not None
         assert httpx2.get(f"{server.url}/v1/jobs/{job}/stdout").content == b"apart"
+
+
+@pytest.mark.parametrize("left", [b"", bytes(300)])
+def test_published_checkpoint_lost_with_the_power_keeps_no_server_from_starting(tmp_path: Path, left: bytes) -> None:
+    """The file is not flushed: nothing, or zeros, may be left of it, and no human is needed for that."""
+    path = tmp_path / "published"
+    path.write_bytes(left)
+    with closing(Published(path)) as kept:
+        assert kept.newest() is None
+    assert newest_published(path) is None

@@ -122,8 +122,8 @@ def _read_shared(file: int, path: Path) -> bytes:
 
 
 def _parse(note: bytes, path: Path) -> Checkpoint | None:
-    if not note:
-        return None
+    if not note.strip(b"\0"):
+        return None  # never written, or lost with the power: the file is not flushed, and zeros are what may be left
     try:
         return parse_checkpoint(parse_note(note.rstrip(b"\n") + b"\n").text)
     except ProofError as err:
