@@ -194,8 +194,9 @@ async def test_readyz_asks_a_store_that_hangs_once_and_says_unready(
 
     def hangs() -> None:
         nonlocal pings
-        pings += 1
-        back.wait(30)
+        if threading.current_thread().name != "gnexec-writer":  # whose batches ping a store in memory as well
+            pings += 1
+            back.wait(30)
 
     monkeypatch.setattr(system, "PING_S", 0.01)
     monkeypatch.setattr(secured.office.store, "ping", hangs)
