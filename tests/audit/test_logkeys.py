@@ -150,7 +150,7 @@ def test_log_of_withheld_payloads_is_followed_as_far_as_it_shows(turned: Turning
 
 def test_kept_checkpoint_of_an_old_key_is_continued(desk: Turning, monkeypatch: pytest.MonkeyPatch) -> None:
     """An auditor who came last under the first key goes on under the third, and keeps that one."""
-    monkeypatch.setattr("gnexec.desk.sealer.secrets.token_bytes", bytes)  # the same salts each time it is sealed
+    monkeypatch.setattr("gnexec.desk.sealer.draw", bytes)  # the same salts each time it is sealed
     old = desk.log_by(0)
     anchor = choose_anchor(ORIGIN, FIRST.vkey)
     anchor.keep(verify(old.header, old.items, anchor.key).note)
