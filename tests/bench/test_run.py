@@ -112,7 +112,6 @@ def test_profile_that_cannot_be_made_says_how_to_mend_it(tmp_path: Path, name: s
 
 def test_database_that_cannot_be_reached_is_a_reason_and_not_a_failure(tmp_path: Path) -> None:
     """The lines of PostgreSQL are missing with the reason, without the password, and the others are there."""
-    pytest.importorskip("psycopg")
     address = f"postgresql://eve:open-sesame@/x?host={tmp_path}"
     done = bench("--quick", "--json", "--only", "postgres", "--database", address, folder=tmp_path)
     assert done.returncode == 0, done.stderr
