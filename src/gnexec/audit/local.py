@@ -18,7 +18,8 @@ from gnexec.core.events import LogOpened
 from gnexec.errors import BadConfiguration, CorruptLog
 from gnexec.store.connections import connect, translated
 from gnexec.store.contract import Entry, Head
-from gnexec.store.sqlite import REFS, read_entries, read_head, read_tile
+from gnexec.store.sqlite import REFS
+from gnexec.store.sqlitereads import read_entries, read_head, read_tile
 from gnexec.tlog.merkle import HASH_SIZE, leaf_hash
 from gnexec.tlog.tiles import TILE_WIDTH, Tree
 from gnexec.wire import decode_event

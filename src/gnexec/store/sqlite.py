@@ -23,17 +23,12 @@ from typing import Final
 from gnexec import migrate
 from gnexec.errors import BadConfiguration, Conflict, CorruptLog, StoreAway
 from gnexec.store.clock import wall_ms
-from gnexec.store.connections import Readers, open_writer, translated
+from gnexec.store.connections import open_writer, translated
 from gnexec.store.contract import Append, Content, Entry, Grant, Head
 from gnexec.store.lockfile import LockFile
+from gnexec.store.sqlitereads import CommittedReads, read_entries, read_head, read_story, read_tile
 
-HEAD: Final = "SELECT size, note FROM head"
 LAST: Final = "SELECT max(seq) FROM entries"
-ENTRIES: Final = "SELECT seq, leaf, salt, payload FROM entries WHERE seq >= ? AND seq < ? ORDER BY seq"
-STORY: Final = (
-    "SELECT seq, leaf, salt, payload FROM refs CROSS JOIN entries USING (seq) WHERE refs.key = ? ORDER BY refs.seq"
-)
-TILE: Final = "SELECT data FROM tiles WHERE level = ? AND idx = ?"
 REFS: Final = "SELECT key, seq FROM refs ORDER BY key, seq"
 CONTENT: Final = "SELECT digest, salt, data FROM contents WHERE digest IN (%s)"
 MOST_ROWS: Final = 64
@@ -54,40 +49,6 @@ ERASE: Final = "DELETE FROM contents WHERE digest = ?"
 PULSE: Final = (
     "INSERT INTO pulse (id, at_ms) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET at_ms = max(at_ms, excluded.at_ms)"
 )
-
-
-def read_head(db: sqlite3.Connection) -> Head:
-    """Return the head as `db` sees it."""
-    row = db.execute(HEAD).fetchone()
-    if row is None:
-        msg = "the table `head` has lost its row"
-        raise CorruptLog(msg)
-    return Head(*row)
-
-
-def read_entries(db: sqlite3.Connection, start: int, stop: int) -> list[Entry]:
-    """Return entries start..stop-1 as `db` sees them.
-
-    Raises:
-        CorruptLog: an entry is missing before the last one found.
-    """
-    rows = db.execute(ENTRIES, (start, stop)).fetchall()
-    if rows and rows[-1][0] - max(start, 0) + 1 != len(rows):
-        there = {row[0] for row in rows}
-        msg = "the entry is missing"
-        raise CorruptLog(msg, seq=next(seq for seq in range(max(start, 0), stop) if seq not in there))
-    return [Entry(leaf, salt, payload) for _, leaf, salt, payload in rows]
-
-
-def read_story(db: sqlite3.Connection, key: bytes) -> list[tuple[int, Entry]]:
-    """Return (seq, entry) of all entries filed under `key`, as `db` sees them."""
-    return [(seq, Entry(leaf, salt, payload)) for seq, leaf, salt, payload in db.execute(STORY, (key,))]
-
-
-def read_tile(db: sqlite3.Connection, level: int, index: int) -> bytes | None:
-    """Return a full tile as `db` sees it."""
-    row: tuple[bytes] | None = db.execute(TILE, (level, index)).fetchone()
-    return None if row is None else row[0]
 
 
 def insert(db: sqlite3.Connection, statement: str, rows: Sequence[Sequence[object]]) -> None:
@@ -186,7 +147,7 @@ class SqliteBatch:
             raise
 
 
-class SqliteStore:
+class SqliteStore(CommittedReads):
     """A log in one SQLite file; see `gnexec.store.contract.Store`."""
 
     def __init__(self, database: Path, *, create: bool = False, clock_ms: Callable[[], int] = wall_ms) -> None:
@@ -209,7 +170,7 @@ class SqliteStore:
         self._clock_ms = clock_ms
         self._closed = False
         self._lock = threading.Lock()
-        self._readers = Readers(self._path)
+        super().__init__(self._path)
         self._db: sqlite3.Connection | None = None
         self._owned = LockFile(self._path)
         try:
@@ -246,26 +207,6 @@ class SqliteStore:
                 msg = "a call of this batch had failed, so none of it was committed"
                 raise StoreAway(msg)
             self._seen = batch.head().size
-
-    def head(self) -> Head:
-        """Return the committed head."""
-        with self._readers.borrow() as db:
-            return read_head(db)
-
-    def entries(self, start: int, stop: int) -> list[Entry]:
-        """Return committed entries start..stop-1."""
-        with self._readers.borrow() as db:
-            return read_entries(db, start, stop)
-
-    def story(self, key: bytes) -> list[tuple[int, Entry]]:
-        """Return (seq, entry) of all committed entries filed under `key`."""
-        with self._readers.borrow() as db:
-            return read_story(db, key)
-
-    def tile(self, level: int, index: int) -> bytes | None:
-        """Return a full tile, or None."""
-        with self._readers.borrow() as db:
-            return read_tile(db, level, index)
 
     def content(self, digests: Sequence[bytes]) -> dict[bytes, Content]:
         """Return those of the contents that are there."""
