@@ -6,29 +6,30 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import App, Parameter, validators
 
+from gnexec.cli.findings import FAILURE, OK, not_verified, progress
 from gnexec.cli.folders import Folder
-from gnexec.cli.output import Json, complain, err, facts, json_line, line, say, table
-from gnexec.cli.values import Flag, show_time
+from gnexec.cli.output import Json, complain, facts, json_line, line, say, table
+from gnexec.cli.values import show_time
 
 if TYPE_CHECKING:
     from gnexec.audit.anchor import Anchor
     from gnexec.audit.lines import Record
-    from gnexec.audit.replay import Replayed
     from gnexec.audit.source import Source
     from gnexec.audit.verify import Verified
 
 app = App(name="log", help="Verify, export, show, prove and replay a log.")
+app.command(
+    "gnexec.cli.replaying:replay", name="replay", help="Rebuild every cache of a server from its log, and compare."
+)
 
-OK: Final = 0
-FAILURE: Final = 1
 SHOWN: Final = 30
 """Entries that are shown where nobody says how many."""
 
@@ -75,7 +76,7 @@ def verify(
                     "That shows that the log is consistent, not whose it is. Compare the key, or give it with --vkey.",
                     style="yellow",
                 )
-            with _progress("Checking", log.header.size) as tell:
+            with progress("Checking", log.header.size) as tell:
                 found = check(
                     log.header,
                     log.items(),
@@ -86,7 +87,7 @@ def verify(
                     progress=tell,
                 )
     except (CorruptLog, ProofError) as error:
-        return _bad(error, json=json)
+        return not_verified(error, json=json)
     try:
         anchor.keep(found.note, found.keys)
     except BadConfiguration as error:
@@ -123,7 +124,7 @@ def export(
 
     with (
         _open(where, folder, token_file) as log,
-        _progress("Writing", log.header.size) as tell,
+        progress("Writing", log.header.size) as tell,
     ):
         entries, withheld = write(log, output, tell)
     if json:
@@ -246,7 +247,7 @@ def verify_receipt(file: Path, /, *, vkey: Key = None, json: Json = False) -> in
         pairs = zip(receipts, anchors, strict=True)
         shown = [check_receipt(each, anchor.key, anchor.history()) for each, anchor in pairs]
     except (CorruptLog, ProofError) as error:
-        return _bad(error, json=json)
+        return not_verified(error, json=json)
     for receipt, each in zip(receipts, shown, strict=True):
         words = f"{name_of(each.event)}, {about(each.event)}" if each.event is not None else "its payload is withheld"
         if json:
@@ -255,79 +256,6 @@ def verify_receipt(file: Path, /, *, vkey: Key = None, json: Json = False) -> in
         else:
             line(f"The log {receipt.log} of {each.checkpoint.size} entries has entry {each.seq}: {words}.")
     return OK
-
-
-@app.command
-def replay(
-    *, folder: Folder | None = None, database: str | None = None, repair: Flag = False, json: Json = False
-) -> int:
-    """Rebuild every cache of a server's database from its log, and compare; a difference is a failure.
-
-    A server may go on over SQLite meanwhile; over PostgreSQL, all of them must be down.
-
-    Args:
-        folder: see `Folder`.
-        database: Address of the log's database, sqlite:///FILE or postgresql://…; else `log.sqlite` in the data folder.
-        repair: Write the refs anew, by which entries are found; the server must be down.
-        json: see `Json`.
-    """
-    from gnexec.audit.source import DATABASE
-    from gnexec.errors import CorruptLog, ProofError
-    from gnexec.migrate import sqlite_path
-    from gnexec.store.pgaddress import is_postgres
-
-    try:
-        if database is not None and is_postgres(database):
-            found = _replay_postgres(database, repair=repair)
-        else:
-            file = (folder or Folder()).data / DATABASE if database is None else sqlite_path(database)
-            found = _replay_sqlite(file, repair=repair)
-    except (CorruptLog, ProofError) as error:
-        return _bad(error, json=json)
-    if json:
-        json_line({"ok": not found.differences, "entries": found.size, "differences": list(found.differences)})
-    for difference in () if json else found.differences:
-        mend = "`gnexec log replay --repair` writes them anew." if difference.cache == "refs" else ""
-        complain(f"The {difference.cache} are not what the log makes them: {difference.detail}", mend)
-    if not json and not found.differences:
-        line(
-            f"{found.size} entries, {found.tiles} full tiles, {found.refs} refs and the head: all as the log makes "
-            f"them. {found.open_jobs} jobs are open, {found.workers} workers known."
-        )
-    return FAILURE if found.differences else OK
-
-
-def _replay_sqlite(file: Path, *, repair: bool) -> Replayed:
-    from gnexec.audit.local import LocalLog
-    from gnexec.audit.replay import repair_refs
-    from gnexec.audit.replay import replay as rebuild
-    from gnexec.store.sqlite import SqliteStore
-
-    if repair:
-        with LocalLog(file):
-            pass  # its own words for what cannot be opened, before anything is locked
-        with closing(SqliteStore(file)) as store:
-            say(f"{repair_refs(store)} refs are written anew.")
-    with LocalLog(file, still=True) as log, _progress("Folding", log.header.size) as tell:
-        return rebuild(log, tell)
-
-
-def _replay_postgres(database: str, *, repair: bool) -> Replayed:
-    from gnexec.audit.replay import repair_refs
-    from gnexec.audit.replay import replay as rebuild
-    from gnexec.errors import BadConfiguration
-    from gnexec.store import open_store
-
-    with closing(open_store(database, create=False)) as store:
-        if not store.alone():
-            msg = (
-                "A server has this log open: stop it first, or copy the log with `gnexec db copy` and replay the copy."
-            )
-            raise BadConfiguration(msg)
-        if repair:
-            say(f"{repair_refs(store)} refs are written anew.")
-        with _progress("Folding", store.head().size) as tell:
-            return rebuild(store, tell)
 
 
 @contextmanager
@@ -369,28 +297,6 @@ def _token(file: Path | None) -> str | None:
     from gnexec.keys.files import read_private
 
     return None if file is None else read_private(file).decode("ascii", errors="replace").strip()
-
-
-@contextmanager
-def _progress(verb: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal while entries are gone through."""
-    from rich.progress import Progress
-
-    with Progress(console=err(), transient=True, disable=not err().is_terminal) as bar:
-        task = bar.add_task(f"{verb} {total} entries", total=total)
-        yield lambda done: bar.update(task, completed=done)
-
-
-def _bad(error: Exception, *, json: bool) -> int:
-    """Say in one line what is wrong, and where."""
-    from gnexec.errors import CorruptLog
-
-    seq = error.seq if isinstance(error, CorruptLog) else None
-    if json:
-        json_line({"ok": False, "seq": seq, "reason": error.reason if isinstance(error, CorruptLog) else str(error)})
-    else:
-        complain(f"NOT verified: {error}")
-    return FAILURE
 
 
 def _told(found: Verified, anchor: Anchor) -> dict[str, Any]:
